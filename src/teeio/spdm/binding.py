@@ -1,0 +1,36 @@
+"""What a transport binding must tell the SPDM engines; MCTP and PCI DOE each give one such object.
+
+DSP0277 leaves the size of the transmitted sequence number and of the random padding to the binding (DSP0276 for MCTP, the PCIe
+DOE binding, DSP0287 for TCP).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Binding(Protocol):
+    """A transport binding. `unwrap` and `unwrap_application` raise `DecodeError` on malformed input."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def sequence_number_size(self) -> int:
+        """Bytes of sequence number that travel in a secured message."""
+
+    @property
+    def max_random_padding(self) -> int:
+        """Largest random padding inside a secured message, 0 for none."""
+
+    def wrap(self, message: bytes, secured: bool) -> bytes:
+        """Make a transport frame of an SPDM message or of a secured message."""
+
+    def unwrap(self, frame: bytes) -> tuple[bytes, bool]:
+        """Give the message in a frame and whether it is secured; transport padding may follow the message."""
+
+    def wrap_application(self, message: bytes) -> bytes:
+        """Make the application data of a secured message from an SPDM message."""
+
+    def unwrap_application(self, data: bytes) -> bytes:
+        """Give the SPDM message in application data."""

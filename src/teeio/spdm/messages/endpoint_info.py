@@ -1,0 +1,98 @@
+"""GET_ENDPOINT_INFO (1.3), events (1.3) and SLOT_MANAGEMENT (1.4) with their responses (DSP0274)."""
+
+from __future__ import annotations
+
+from teeio.spdm.messages.base import Request, Response, message
+from teeio.wire import REST, bits, blob, length_of, reserved, reserved_bits, u32, u8
+
+
+@message(0x87, "GET_ENDPOINT_INFO")
+class GetEndpointInfo(Request["EndpointInfo"]):
+    """Ask what the endpoint is."""
+
+    sub_code: int = u8("1 device class identifier")
+    slot: int = u8("SlotID")
+    signature_requested: int = bits(1, "Signature wanted", of=1, default=0)
+    _attributes: None = reserved_bits(7)
+    _reserved: None = reserved(3)
+    nonce: bytes = blob(32, "Requester's nonce", when="signature_requested", default=b"")
+
+
+@message(0x07, "ENDPOINT_INFO")
+class EndpointInfo(Response):
+    """Answer GET_ENDPOINT_INFO."""
+
+    _param1: None = reserved(1)
+    slot: int = u8("SlotID")
+    _reserved: None = reserved(4)
+    nonce: bytes = blob("32 * signed", "Responder's nonce", default=b"")
+    info_length: None = length_of("info", 4)
+    info: bytes = blob("info_length", "Endpoint information")
+    signature: bytes = blob("signature_size * signed", "Signature over IL1", default=b"")
+
+
+@message(0xE2, "GET_SUPPORTED_EVENT_TYPES")
+class GetSupportedEventTypes(Request["SupportedEventTypes"]):
+    """Ask which events the responder sends."""
+
+    _params: None = reserved(2)
+
+
+@message(0x62, "SUPPORTED_EVENT_TYPES")
+class SupportedEventTypes(Response):
+    """Answer GET_SUPPORTED_EVENT_TYPES."""
+
+    group_count: int = u8("EventGroupCount")
+    _param2: None = reserved(1)
+    groups_length: None = length_of("groups", 4)
+    groups: bytes = blob("groups_length", "SupportedEventGroupsList")
+
+
+@message(0xF0, "SUBSCRIBE_EVENT_TYPES")
+class SubscribeEventTypes(Request["SubscribeEventTypesAck"]):
+    """Subscribe to events."""
+
+    group_count: int = u8("SubscribeEventGroupCount")
+    _param2: None = reserved(1)
+    groups: bytes = blob(REST, "Length and SubscribeList; empty to unsubscribe", default=b"")
+
+
+@message(0x70, "SUBSCRIBE_EVENT_TYPES_ACK")
+class SubscribeEventTypesAck(Response):
+    """Answer SUBSCRIBE_EVENT_TYPES."""
+
+    _params: None = reserved(2)
+
+
+@message(0xF1, "SEND_EVENT")
+class SendEvent(Request["EventAck"]):
+    """Report events."""
+
+    _params: None = reserved(2)
+    event_count: int = u32("EventCount")
+    events: bytes = blob(REST, "Events")
+
+
+@message(0x71, "EVENT_ACK")
+class EventAck(Response):
+    """Answer SEND_EVENT."""
+
+    _params: None = reserved(2)
+
+
+@message(0x88, "SLOT_MANAGEMENT")
+class SlotManagement(Request["SlotManagementRsp"]):
+    """Manage certificate slots (1.4); the layout behind the parameters is not published in the references."""
+
+    sub_code: int = u8("Sub code")
+    slot: int = u8("SlotID")
+    details: bytes = blob(REST, "Undecoded", default=b"")
+
+
+@message(0x08, "SLOT_MANAGEMENT_RSP")
+class SlotManagementRsp(Response):
+    """Answer SLOT_MANAGEMENT."""
+
+    sub_code: int = u8("Sub code")
+    slot: int = u8("SlotID")
+    details: bytes = blob(REST, "Undecoded", default=b"")

@@ -1,0 +1,207 @@
+"""Capability consistency and algorithm selection (DSP0274, CAPABILITIES and ALGORITHMS)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from enum import IntFlag
+from typing import TypeVar
+
+from teeio.crypto.algorithms import (
+    Aead,
+    BaseAsym,
+    BaseHash,
+    Dhe,
+    KeySchedule,
+    MeasurementHash,
+    MeasurementSpecification,
+    OpaqueDataFormat,
+)
+from teeio.errors import PeerViolation
+from teeio.spdm.constants import KNOWN_CAPABILITIES, MIN_DATA_TRANSFER_SIZE, Version
+from teeio.spdm.constants import Capability as Cap
+from teeio.spdm.messages import (
+    Algorithms,
+    AlgorithmTable,
+    AlgType,
+    Capabilities,
+    GetCapabilities,
+    NegotiateAlgorithms,
+    selected,
+)
+from teeio.spdm.state import Connection, Settings
+
+F = TypeVar("F", bound=IntFlag)
+MAX_CT_EXPONENT = 31
+_PSK = Cap.PSK | Cap.PSK_WITH_CONTEXT
+_SESSION = Cap.KEY_EX | _PSK
+_NEEDS_SESSION = Cap.ENCRYPT | Cap.MAC | Cap.HANDSHAKE_IN_THE_CLEAR | Cap.HBEAT | Cap.KEY_UPD
+
+FlagRule = tuple[str, Callable[[Cap], bool]]
+
+REQUESTER_FLAG_RULES: tuple[FlagRule, ...] = (
+    ("PSK_CAP of a requester is 00b or 01b", lambda f: not f & Cap.PSK_WITH_CONTEXT),
+    ("KEY_EX or PSK needs ENCRYPT or MAC", lambda f: not f & _SESSION or bool(f & (Cap.ENCRYPT | Cap.MAC))),
+    ("session flags need KEY_EX or PSK", lambda f: bool(f & _SESSION) or not f & _NEEDS_SESSION),
+    ("HANDSHAKE_IN_THE_CLEAR needs KEY_EX", lambda f: not f & Cap.HANDSHAKE_IN_THE_CLEAR or bool(f & Cap.KEY_EX)),
+    ("CERT and PUB_KEY_ID exclude each other", lambda f: not (f & Cap.CERT and f & Cap.PUB_KEY_ID)),
+    ("MUT_AUTH needs CHAL or KEY_EX", lambda f: not f & Cap.MUT_AUTH or bool(f & (Cap.CHAL | Cap.KEY_EX))),
+    ("EP_INFO_CAP 11b is reserved", lambda f: f & (Cap.EP_INFO_SIG | Cap.EP_INFO_NO_SIG) != Cap.EP_INFO_SIG | Cap.EP_INFO_NO_SIG),
+    ("MULTI_KEY_CAP 11b is reserved", lambda f: f & (Cap.MULTI_KEY_NEG | Cap.MULTI_KEY_ONLY) != Cap.MULTI_KEY_NEG | Cap.MULTI_KEY_ONLY),
+)
+"""What must hold of a requester's flags (DSP0274, GET_CAPABILITIES flag definitions)."""
+
+
+def known_flags(flags: Cap, version: int) -> Cap:
+    """Clear the flags that `version` does not define."""
+    return flags & KNOWN_CAPABILITIES[Version(version)]
+
+
+def problem_of_request(request: GetCapabilities, version: int) -> str:
+    """Say what is wrong with a GET_CAPABILITIES, or "" if nothing is."""
+    flags = known_flags(request.flags, version)
+    for text, holds in REQUESTER_FLAG_RULES:
+        if not holds(flags):
+            return text
+    if request.ct_exponent > MAX_CT_EXPONENT:
+        return f"CTExponent is at most {MAX_CT_EXPONENT}"
+    if version >= Version.V1_2:
+        return _size_problem(request.data_transfer_size, request.max_message_size, bool(flags & Cap.CHUNK))
+    return ""
+
+
+def _size_problem(transfer: int, message: int, chunks: bool) -> str:
+    if transfer < MIN_DATA_TRANSFER_SIZE:
+        return f"DataTransferSize is at least {MIN_DATA_TRANSFER_SIZE}"
+    if message < transfer:
+        return "MaxSPDMmsgSize is at least DataTransferSize"
+    if not chunks and message != transfer:
+        return "MaxSPDMmsgSize equals DataTransferSize without CHUNK"
+    return ""
+
+
+def check_capabilities(response: Capabilities, version: int) -> None:
+    """Check a CAPABILITIES response. Raises `PeerViolation`."""
+    clause = "DSP0274 CAPABILITIES"
+    if version >= Version.V1_2:
+        problem = _size_problem(response.data_transfer_size, response.max_message_size, chunks=True)
+        if problem:
+            raise PeerViolation(problem, clause)
+    flags = response.flags
+    if flags & _SESSION and not flags & (Cap.ENCRYPT | Cap.MAC):
+        raise PeerViolation("the responder offers sessions without ENCRYPT or MAC", clause)
+
+
+def _first(preferred: Iterable[F], offered: int) -> int:
+    return next((int(choice) for choice in preferred if choice & offered), 0)
+
+
+def _union(choices: Iterable[F]) -> int:
+    total = 0
+    for choice in choices:
+        total |= int(choice)
+    return total
+
+
+def offer(settings: Settings, version: int) -> NegotiateAlgorithms:
+    """Build the request that offers `settings`."""
+    tables = (
+        AlgorithmTable(alg_type=AlgType.DHE, supported=_union(settings.dhe)),
+        AlgorithmTable(alg_type=AlgType.AEAD, supported=_union(settings.aead)),
+        AlgorithmTable(alg_type=AlgType.KEY_SCHEDULE, supported=int(KeySchedule.SPDM)),
+    )
+    return NegotiateAlgorithms(
+        measurement_specification=MeasurementSpecification.DMTF,
+        opaque_formats=OpaqueDataFormat.OPAQUE_DATA_FORMAT_1,
+        base_asym=BaseAsym(_union(settings.base_asym)),
+        base_hash=BaseHash(_union(settings.base_hash)),
+        tables=tables if version >= Version.V1_1 and settings.capabilities & _SESSION else (),
+    )
+
+
+def problem_of_offer(request: NegotiateAlgorithms, version: int) -> str:
+    """Say what is wrong with a NEGOTIATE_ALGORITHMS, or ""."""
+    types = [int(table.alg_type) for table in request.tables]
+    highest = AlgType.KEM if version >= Version.V1_4 else AlgType.KEY_SCHEDULE
+    if types != sorted(set(types)):
+        return "algorithm tables come in strictly increasing AlgType"
+    if any(not AlgType.DHE <= kind <= highest for kind in types):
+        return f"AlgType is {AlgType.DHE.value} to {highest.value} in this version"
+    if any(table.counts >> 4 != 2 or not table.supported for table in request.tables):
+        return "an algorithm table has two fixed bytes and at least one bit set"
+    if len(request.ext_asym) + len(request.ext_hash) + sum(len(t.extended) for t in request.tables) > 20:
+        return "at most 20 external algorithms"
+    return ""
+
+
+def select(settings: Settings, connection: Connection, request: NegotiateAlgorithms) -> Algorithms:
+    """Select our best of the offer; a kind without a common algorithm stays 0."""
+    preferences: dict[int, tuple[IntFlag, ...]] = {
+        AlgType.DHE: settings.dhe,
+        AlgType.AEAD: settings.aead,
+        AlgType.KEY_SCHEDULE: (KeySchedule.SPDM,),
+    }
+    measures = connection.responder_capabilities & (Cap.MEAS_SIG | Cap.MEAS_NO_SIG)
+    specification = request.measurement_specification & MeasurementSpecification.DMTF if measures else 0
+    return Algorithms(
+        measurement_specification=MeasurementSpecification(specification),
+        opaque_format=request.opaque_formats & OpaqueDataFormat.OPAQUE_DATA_FORMAT_1,
+        measurement_hash=settings.measurement_hash[0] if specification else MeasurementHash(0),
+        base_asym=BaseAsym(_first(settings.base_asym, request.base_asym)),
+        base_hash=BaseHash(_first(settings.base_hash, request.base_hash)),
+        tables=tuple(
+            AlgorithmTable(
+                alg_type=table.alg_type, supported=_first(preferences.get(int(table.alg_type), ()), table.supported)
+            )
+            for table in request.tables
+        ),
+    )
+
+
+def missing(connection: Connection, answer: Algorithms) -> str:
+    """Name a kind that the negotiated capabilities need and that the selection lacks, or ""."""
+    common = connection.common_capabilities
+    needs_hash = connection.responder_capabilities & (Cap.CERT | Cap.CHAL | Cap.MEAS_SIG) or common & _SESSION
+    if needs_hash and not answer.base_hash:
+        return "base hash"
+    if connection.responder_capabilities & (Cap.CHAL | Cap.MEAS_SIG | Cap.KEY_EX) and not answer.base_asym:
+        return "base asymmetric algorithm"
+    if common & Cap.KEY_EX and not selected(answer.tables, AlgType.DHE):
+        return "DHE group"
+    if common & _SESSION and not selected(answer.tables, AlgType.AEAD):
+        return "AEAD suite"
+    return ""
+
+
+def check_selection(request: NegotiateAlgorithms, answer: Algorithms) -> None:
+    """Check that an ALGORITHMS selects one of each from the offer. Raises `PeerViolation`."""
+    clause = "DSP0274 ALGORITHMS"
+    pairs = [
+        ("BaseAsymSel", int(answer.base_asym), int(request.base_asym)),
+        ("BaseHashSel", int(answer.base_hash), int(request.base_hash)),
+        ("PqcAsymSel", int(answer.pqc_asym), int(request.pqc_asym)),
+        ("OpaqueDataFormat", int(answer.opaque_format), int(request.opaque_formats)),
+        ("MeasurementSpecificationSel", int(answer.measurement_specification), int(request.measurement_specification)),
+    ]
+    if [t.alg_type for t in answer.tables] != [t.alg_type for t in request.tables]:
+        raise PeerViolation("the algorithm tables are not those of the request", clause)
+    pairs += [
+        (f"AlgType {int(mine.alg_type)}", mine.supported, offered.supported)
+        for mine, offered in zip(answer.tables, request.tables, strict=True)
+    ]
+    for name, chosen, offered in pairs:
+        if chosen & ~offered or chosen.bit_count() > 1:
+            raise PeerViolation(f"{name} {chosen:#x} is not one bit of the offer {offered:#x}", clause)
+    if int(answer.measurement_hash).bit_count() > 1:
+        raise PeerViolation("MeasurementHashAlgo has more than one bit", clause)
+
+
+def chosen(answer: Algorithms) -> dict[str, object]:
+    """Give the fields of a `Connection` that an ALGORITHMS fixes."""
+    return {
+        "base_hash": answer.base_hash,
+        "base_asym": answer.base_asym,
+        "dhe": Dhe(selected(answer.tables, AlgType.DHE)),
+        "aead": Aead(selected(answer.tables, AlgType.AEAD)),
+        "measurement_hash": answer.measurement_hash,
+        "opaque_format": answer.opaque_format,
+    }

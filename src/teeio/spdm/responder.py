@@ -1,0 +1,245 @@
+"""The responder engine: one frame in, one frame or nothing out. It never raises on what a peer sends.
+
+Order of the checks (DSP0274, "ERROR"): header, version, known code, capability, session, phase, layout; then the handler of the
+request, which refuses with `Reject`. Handlers are in `handlers`; this file holds what is common to all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from teeio.crypto.algorithms import BaseAsym
+from teeio.crypto.entropy import Entropy
+from teeio.errors import AuthenticationFailed, DecodeError, Misuse, Reject
+from teeio.observe import MessageMoved, Observer, Refused, ignore
+from teeio.spdm import messages as m
+from teeio.spdm.binding import Binding
+from teeio.spdm.constants import ErrorCode, Version
+from teeio.spdm.device_state import DeviceMeasurements, Identity, Slot
+from teeio.spdm.handlers import HANDLERS, Call, Silence
+from teeio.spdm.record import record_header
+from teeio.spdm.rules import BY_REQUEST, Phase, Place, Refusal, refusal
+from teeio.spdm.state import RESPONDER_CAPABILITIES, Connection, Session, SessionPhase, Settings
+from teeio.spdm.transcript import Transcript
+from teeio.spdm.vendor import VendorProtocol
+
+MAX_TRANSPORT_PADDING = 3
+
+_REFUSAL_CODES = {
+    Refusal.UNKNOWN: ErrorCode.UNSUPPORTED_REQUEST,
+    Refusal.NO_CAPABILITY: ErrorCode.UNSUPPORTED_REQUEST,
+    Refusal.SESSION_REQUIRED: ErrorCode.SESSION_REQUIRED,
+    Refusal.PLACE: ErrorCode.UNEXPECTED_REQUEST,
+    Refusal.PHASE: ErrorCode.UNEXPECTED_REQUEST,
+}
+
+
+@dataclass(slots=True)
+class Responder:
+    """One responder on one transport connection."""
+
+    binding: Binding
+    identities: Mapping[BaseAsym, Identity]
+    measurements: DeviceMeasurements
+    entropy: Entropy
+    settings: Settings = field(default_factory=lambda: Settings(capabilities=RESPONDER_CAPABILITIES))
+    vendor_protocols: Sequence[VendorProtocol] = ()
+    observer: Observer = ignore
+    name: str = "responder"
+    peer: str = "requester"
+    connection: Connection = field(default_factory=Connection)
+    transcript: Transcript = field(default_factory=Transcript)
+    sessions: dict[int, Session] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        known = tuple(algorithm for algorithm in self.settings.base_asym if algorithm in self.identities)
+        if not known:
+            raise Misuse("no identity for any offered signature algorithm", remedy="give an Identity for base_asym")
+        self.settings = replace(self.settings, base_asym=known)
+
+    # -- engine ---------------------------------------------------------------------------------------------------------
+
+    def respond(self, frame: bytes, now: float = 0.0) -> bytes | None:
+        """Answer a transport frame; None when there is nothing to say."""
+        self.expire(now)
+        try:
+            message, secured = self.binding.unwrap(frame)
+        except DecodeError as error:
+            self.observer(Refused(self.name, "a frame", str(error)))
+            return None
+        if secured:
+            return self._respond_secured(message, now)
+        self._saw(message, None)
+        answer = self._answer(Call(message, None, now))
+        return None if answer is None else self.binding.wrap(self._said(answer, None), secured=False)
+
+    def _respond_secured(self, record: bytes, now: float) -> bytes | None:
+        try:
+            session = self.sessions.get(record_header(record, self.binding).session_id)
+        except DecodeError as error:
+            self.observer(Refused(self.name, "a record", str(error)))
+            return None
+        if session is None:
+            # Nothing can protect the answer: DSP0277 leaves an unprotected ERROR.
+            return self.binding.wrap(self._error(ErrorCode.INVALID_SESSION, 0), secured=False)
+        try:
+            message = self._open(session, record)
+        except (AuthenticationFailed, DecodeError) as error:
+            self.observer(Refused(self.name, f"a record of session {session.session_id:#x}", str(error)))
+            answer = self._seal(session, self._error(ErrorCode.DECRYPT_ERROR, 0))
+            self.end_session(session.session_id, "a record did not verify")
+            return answer
+        session.last_seen = now
+        self._saw(message, session)
+        call = Call(message, session, now)
+        answered = self._answer(call)
+        sealed = None if answered is None else self._seal(session, self._said(answered, session))
+        if call.after is not None:
+            call.after()
+        return sealed
+
+    def _open(self, session: Session, record: bytes) -> bytes:
+        try:
+            return session.request_key.open(record, self.binding, encrypted=session.encrypted)
+        except AuthenticationFailed:
+            # Until VerifyNewKey arrives the requester may still use the key before the update.
+            if session.previous_key is None:
+                raise
+            return session.previous_key.open(record, self.binding, encrypted=session.encrypted)
+
+    def _seal(self, session: Session, message: bytes) -> bytes:
+        record = session.response_key.seal(
+            session.session_id, message, self.binding, self.entropy, encrypted=session.encrypted
+        )
+        return self.binding.wrap(record, secured=True)
+
+    def _answer(self, call: Call) -> bytes | None:
+        """Answer one message, protected or not. Every refusal becomes an ERROR here and nowhere else."""
+        try:
+            code = self._admit(call)
+        except DecodeError as error:
+            return self._refuse(call, Reject(ErrorCode.INVALID_REQUEST, str(error)))
+        except Reject as reject:
+            return self._refuse(call, reject)
+        self.transcript.begin(code, call.session_id)
+        try:
+            request, response = self._handle(code, call)
+            encoded = response.encode(self.connection.facts.answering(request))
+            self._check_size(encoded)
+        except Silence:
+            return None
+        except (DecodeError, AuthenticationFailed) as error:
+            self.transcript.end(code, call.request, None, call.session_id)
+            return self._refuse(call, Reject(ErrorCode.INVALID_REQUEST, str(error)))
+        except Reject as reject:
+            self.transcript.end(code, call.request, None, call.session_id)
+            return self._refuse(call, reject)
+        self.transcript.end(code, call.request, encoded, call.session_id)
+        return encoded
+
+    def _refuse(self, call: Call, reject: Reject) -> bytes:
+        call.after = None
+        name = m.name_of(call.request[1]) if len(call.request) > 1 else "a message"
+        self.observer(Refused(self.name, name, reject.clause))
+        version = call.request[0] if call.request[:1] and self.connection.phase is Phase.START else None
+        return self._error(reject.code, reject.data, reject.extended, version)
+
+    def _admit(self, call: Call) -> int:
+        header = m.header(call.request)
+        self._check_version(header)
+        place = call.session.place if call.session else self._place_outside(header.code)
+        c = self.connection
+        why = refusal(header.code, c.version, c.phase, place, c.responder_capabilities, c.requester_capabilities)
+        if why is None and header.code not in HANDLERS:
+            why = Refusal.UNKNOWN
+        if why is not None:
+            code = _REFUSAL_CODES[why]
+            if code is ErrorCode.SESSION_REQUIRED and c.version < Version.V1_2:
+                code = ErrorCode.UNSPECIFIED
+            data = header.code if code is ErrorCode.UNSUPPORTED_REQUEST else 0
+            raise Reject(code, f"{m.name_of(header.code)}: {why.value}", data)
+        return header.code
+
+    def _place_outside(self, code: int) -> Place:
+        # FINISH in the clear belongs to the handshake phase of the latest session, but travels outside it.
+        return Place.OUTSIDE if code != m.Finish.CODE or self.connection.facts.handshake_in_the_clear else Place.ESTABLISHED
+
+    def _check_version(self, header: m.Header) -> None:
+        if header.code == m.GetVersion.CODE:
+            expected: tuple[int, ...] = (Version.V1_0,)
+        elif header.code == m.GetCapabilities.CODE:
+            expected = self.settings.versions
+        else:
+            expected = (self.connection.version,)
+        if header.version not in expected:
+            raise Reject(ErrorCode.VERSION_MISMATCH, f"SPDMVersion {header.version:#04x} is not in use (DSP0274 SPDMVersion)")
+
+    def _handle(self, code: int, call: Call) -> tuple[m.Request[m.Response], m.Response]:
+        facts = self.connection.facts
+        if code == m.GetCapabilities.CODE:
+            facts = replace(facts, version=call.request[0])
+        request, used = BY_REQUEST[code].request.decode_prefix(call.request, facts)
+        if len(call.request) - used > (MAX_TRANSPORT_PADDING if call.session is None else 0):
+            raise DecodeError(request.NAME, "(end)", used, f"{len(call.request) - used} trailing bytes")
+        call.request = call.request[:used]
+        return request, HANDLERS[code](self, request, call)
+
+    def _check_size(self, encoded: bytes) -> None:
+        limit = self.connection.peer_data_transfer_size
+        if limit and len(encoded) > limit:
+            raise Reject(
+                ErrorCode.RESPONSE_TOO_LARGE, "DSP0274 DataTransferSize", extended=len(encoded).to_bytes(4, "little")
+            )
+
+    def _error(self, code: int, data: int, extended: bytes = b"", version: int | None = None) -> bytes:
+        known = self.connection.version if self.connection.phase is not Phase.START else version
+        facts = m.Facts(version=known if known in Version._value2member_map_ else Version.V1_0)  # type: ignore[arg-type]
+        return m.Error(error_code=code, error_data=data, extended=extended).encode(facts)
+
+    # -- what handlers use ----------------------------------------------------------------------------------------------
+
+    def agreed(self, **changes: object) -> None:
+        """Record what negotiation has agreed on."""
+        self.connection = replace(self.connection, **changes)  # type: ignore[arg-type]
+
+    def slot(self, number: int) -> Slot:
+        """Give a provisioned slot of the negotiated algorithm, or refuse."""
+        identity = self.identities.get(self.connection.base_asym)
+        if identity is None or number not in identity.slots:
+            raise Reject(ErrorCode.INVALID_REQUEST, f"slot {number} is not provisioned (DSP0274 SlotID)")
+        return identity.slots[number]
+
+    def reset(self, cause: str) -> None:
+        """Forget the connection: GET_VERSION, or the transport has gone."""
+        for session_id in list(self.sessions):
+            self.end_session(session_id, cause)
+        self.connection = Connection()
+
+    def end_session(self, session_id: int, cause: str) -> None:
+        """End a session and tell the vendor protocols, whose state hangs on it."""
+        session = self.sessions.pop(session_id, None)
+        if session is None:
+            return
+        self.transcript.forget_measurements(session_id)
+        session.move(SessionPhase.ENDED, cause)
+        for protocol in self.vendor_protocols:
+            protocol.session_ended(session_id)
+
+    def expire(self, now: float) -> None:
+        """End the sessions whose heartbeat has lapsed: two periods without a message (DSP0274 HEARTBEAT)."""
+        for session in list(self.sessions.values()):
+            if session.heartbeat_period and now - session.last_seen > 2 * session.heartbeat_period:
+                self.end_session(session.session_id, "heartbeat lapsed")
+
+    def _saw(self, message: bytes, session: Session | None) -> None:
+        name = m.name_of(message[1]) if len(message) > 1 else "(short)"
+        self.observer(MessageMoved(self.peer, self.name, "SPDM", name, len(message), session.session_id if session else None))
+
+    def _said(self, message: bytes, session: Session | None) -> bytes:
+        self.observer(
+            MessageMoved(
+                self.name, self.peer, "SPDM", m.name_of(message[1]), len(message), session.session_id if session else None
+            )
+        )
+        return message

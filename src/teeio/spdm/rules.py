@@ -1,0 +1,195 @@
+"""What is legal when: one row per request, read by the responder, the requester's own checks, the tests and the docs.
+
+DSP0274: "Request codes" (support by capability), "SPDM requests and responses inside a session", transcript rules of each message.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, Flag, IntEnum, auto
+
+from teeio.spdm import messages as m
+from teeio.spdm.constants import Capability as Cap
+from teeio.spdm.constants import Version
+
+
+class Phase(IntEnum):
+    """How far version, capability and algorithm negotiation has come."""
+
+    START = 0
+    VERSION_DONE = 1
+    CAPABILITIES_DONE = 2
+    NEGOTIATED = 3
+
+
+class Place(Flag):
+    """Where a request may travel."""
+
+    OUTSIDE = auto()
+    HANDSHAKE = auto()
+    ESTABLISHED = auto()
+
+
+class Effect(Enum):
+    """What an exchange does to the transcripts (see `transcript`)."""
+
+    VCA = "enters VCA"
+    IDENTITY = "enters B outside sessions"
+    CHALLENGE = "completes M1"
+    MEASUREMENT = "enters L"
+    SESSION = "enters TH; forgets B before a completed CHALLENGE"
+    NONE = "enters no transcript"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A row. `responder` and `requester`: at least one of these capability bits, none if empty."""
+
+    request: type[m.Request[m.Response]]
+    clause: str
+    since: int = Version.V1_0
+    phase: Phase = Phase.NEGOTIATED
+    place: Place = Place.OUTSIDE
+    responder: Cap = Cap(0)
+    requester: Cap = Cap(0)
+    effect: Effect = Effect.NONE
+
+
+_BOTH = Place.OUTSIDE | Place.ESTABLISHED
+_MEAS = Cap.MEAS_NO_SIG | Cap.MEAS_SIG
+_PSK = Cap.PSK | Cap.PSK_WITH_CONTEXT
+_SESSION = Cap.KEY_EX | _PSK
+_ANY = Place.OUTSIDE | Place.HANDSHAKE | Place.ESTABLISHED
+V = Version
+
+RULES: tuple[Rule, ...] = (
+    Rule(m.GetVersion, "DSP0274 GET_VERSION", phase=Phase.START, effect=Effect.VCA),
+    Rule(m.GetCapabilities, "DSP0274 GET_CAPABILITIES", phase=Phase.VERSION_DONE, effect=Effect.VCA),
+    Rule(m.NegotiateAlgorithms, "DSP0274 NEGOTIATE_ALGORITHMS", phase=Phase.CAPABILITIES_DONE, effect=Effect.VCA),
+    Rule(m.GetDigests, "DSP0274 GET_DIGESTS", place=_BOTH, responder=Cap.CERT, effect=Effect.IDENTITY),
+    Rule(m.GetCertificate, "DSP0274 GET_CERTIFICATE", place=_BOTH, responder=Cap.CERT, effect=Effect.IDENTITY),
+    Rule(m.Challenge, "DSP0274 CHALLENGE", responder=Cap.CHAL, effect=Effect.CHALLENGE),
+    Rule(m.GetMeasurements, "DSP0274 GET_MEASUREMENTS", place=_BOTH, responder=_MEAS, effect=Effect.MEASUREMENT),
+    Rule(m.KeyExchange, "DSP0274 KEY_EXCHANGE", V.V1_1, responder=Cap.KEY_EX, requester=Cap.KEY_EX, effect=Effect.SESSION),
+    Rule(
+        m.Finish,
+        "DSP0274 FINISH",
+        V.V1_1,
+        place=Place.OUTSIDE | Place.HANDSHAKE,
+        responder=Cap.KEY_EX,
+        requester=Cap.KEY_EX,
+        effect=Effect.SESSION,
+    ),
+    Rule(m.PskExchange, "DSP0274 PSK_EXCHANGE", V.V1_1, responder=_PSK, requester=Cap.PSK, effect=Effect.SESSION),
+    Rule(
+        m.PskFinish,
+        "DSP0274 PSK_FINISH",
+        V.V1_1,
+        place=Place.HANDSHAKE,
+        responder=Cap.PSK_WITH_CONTEXT,
+        requester=Cap.PSK,
+        effect=Effect.SESSION,
+    ),
+    Rule(
+        m.Heartbeat,
+        "DSP0274 HEARTBEAT",
+        V.V1_1,
+        place=Place.ESTABLISHED,
+        responder=Cap.HBEAT,
+        requester=Cap.HBEAT,
+        effect=Effect.SESSION,
+    ),
+    Rule(
+        m.KeyUpdate,
+        "DSP0274 KEY_UPDATE",
+        V.V1_1,
+        place=Place.ESTABLISHED,
+        responder=Cap.KEY_UPD,
+        requester=Cap.KEY_UPD,
+        effect=Effect.SESSION,
+    ),
+    Rule(m.EndSession, "DSP0274 END_SESSION", V.V1_1, place=Place.ESTABLISHED, responder=_SESSION, effect=Effect.SESSION),
+    Rule(
+        m.GetEncapsulatedRequest,
+        "DSP0274 GET_ENCAPSULATED_REQUEST",
+        V.V1_1,
+        place=_ANY,
+        responder=Cap.ENCAP,
+        requester=Cap.ENCAP,
+        effect=Effect.SESSION,
+    ),
+    Rule(
+        m.DeliverEncapsulatedResponse,
+        "DSP0274 DELIVER_ENCAPSULATED_RESPONSE",
+        V.V1_1,
+        place=_ANY,
+        responder=Cap.ENCAP,
+        requester=Cap.ENCAP,
+        effect=Effect.SESSION,
+    ),
+    Rule(m.GetCsr, "DSP0274 GET_CSR", V.V1_2, place=_BOTH, responder=Cap.CSR),
+    Rule(m.SetCertificate, "DSP0274 SET_CERTIFICATE", V.V1_2, place=_BOTH, responder=Cap.SET_CERT),
+    Rule(m.ChunkSend, "DSP0274 CHUNK_SEND", V.V1_2, place=_ANY, responder=Cap.CHUNK, requester=Cap.CHUNK),
+    Rule(m.ChunkGet, "DSP0274 CHUNK_GET", V.V1_2, place=_ANY, responder=Cap.CHUNK, requester=Cap.CHUNK),
+    Rule(
+        m.GetEndpointInfo,
+        "DSP0274 GET_ENDPOINT_INFO",
+        V.V1_3,
+        place=_BOTH,
+        responder=Cap.EP_INFO_NO_SIG | Cap.EP_INFO_SIG,
+    ),
+    Rule(
+        m.GetMeasurementExtensionLog,
+        "DSP0274 GET_MEASUREMENT_EXTENSION_LOG",
+        V.V1_3,
+        place=_BOTH,
+        responder=Cap.MEL,
+        effect=Effect.SESSION,
+    ),
+    Rule(
+        m.GetKeyPairInfo, "DSP0274 GET_KEY_PAIR_INFO", V.V1_3, place=_BOTH, responder=Cap.GET_KEY_PAIR_INFO
+    ),
+    Rule(
+        m.SetKeyPairInfo, "DSP0274 SET_KEY_PAIR_INFO", V.V1_3, place=_BOTH, responder=Cap.SET_KEY_PAIR_INFO
+    ),
+    Rule(m.GetSupportedEventTypes, "DSP0274 events", V.V1_3, place=Place.ESTABLISHED, responder=Cap.EVENT),
+    Rule(m.SubscribeEventTypes, "DSP0274 events", V.V1_3, place=Place.ESTABLISHED, responder=Cap.EVENT),
+    Rule(m.SendEvent, "DSP0274 events", V.V1_3, place=Place.ESTABLISHED, responder=Cap.EVENT),
+    Rule(m.VendorDefinedRequest, "DSP0274 VENDOR_DEFINED_REQUEST", place=_BOTH),
+    Rule(m.RespondIfReady, "DSP0274 RESPOND_IF_READY", place=_ANY),
+)
+
+BY_REQUEST: dict[int, Rule] = {rule.request.CODE: rule for rule in RULES}
+"""The row of a request by its code."""
+
+
+class Refusal(Enum):
+    """Why a request is not legal now, in the order in which the reasons are looked at."""
+
+    UNKNOWN = "the request code is not defined in the negotiated version"
+    NO_CAPABILITY = "the capability for it is not negotiated"
+    SESSION_REQUIRED = "it is only legal inside a session"
+    PLACE = "it is not legal inside a session of this phase"
+    PHASE = "negotiation has not come this far, or has passed it"
+
+
+def refusal(
+    code: int, version: int, phase: Phase, place: Place, responder: Cap, requester: Cap
+) -> Refusal | None:
+    """Say why the request `code` is not legal here and now, or None if it is.
+
+    `responder` and `requester` are the capability flags exchanged; they bind only once negotiation has ended.
+    """
+    rule = BY_REQUEST.get(code)
+    if rule is None or (phase is not Phase.START and version < rule.since):
+        return Refusal.UNKNOWN
+    if phase is Phase.NEGOTIATED:
+        if rule.responder and not rule.responder & responder:
+            return Refusal.NO_CAPABILITY
+        if rule.requester and not rule.requester & requester:
+            return Refusal.NO_CAPABILITY
+    if not rule.place & place:
+        return Refusal.SESSION_REQUIRED if place is Place.OUTSIDE else Refusal.PLACE
+    if rule.phase is not Phase.START and phase is not rule.phase:
+        return Refusal.PHASE
+    return None

@@ -1,0 +1,174 @@
+"""What lasts: the settings of a side, the facts of a connection, and a session with its keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from teeio.crypto.algorithms import (
+    Aead,
+    BaseAsym,
+    BaseHash,
+    Dhe,
+    MeasurementHash,
+    OpaqueDataFormat,
+    Suite,
+)
+from teeio.observe import Observer, SecretDerived, StateChanged, ignore
+from teeio.spdm.constants import Capability, Version
+from teeio.spdm.key_schedule import HandshakeSecrets, KeySchedule
+from teeio.spdm.messages import Facts
+from teeio.spdm.record import RecordKey
+from teeio.spdm.rules import Phase, Place
+
+REQUESTER_CAPABILITIES = (
+    Capability.ENCRYPT | Capability.MAC | Capability.KEY_EX | Capability.HBEAT | Capability.KEY_UPD
+)
+"""What a requester without mutual authentication offers."""
+
+RESPONDER_CAPABILITIES = (
+    Capability.CERT
+    | Capability.CHAL
+    | Capability.MEAS_SIG
+    | Capability.MEAS_FRESH
+    | Capability.ENCRYPT
+    | Capability.MAC
+    | Capability.KEY_EX
+    | Capability.HBEAT
+    | Capability.KEY_UPD
+)
+"""What a TDISP device's responder offers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What one side offers. Tuples are in order of preference, best first."""
+
+    versions: tuple[int, ...] = (Version.V1_3, Version.V1_2)
+    capabilities: Capability = REQUESTER_CAPABILITIES
+    base_hash: tuple[BaseHash, ...] = (BaseHash.SHA_384, BaseHash.SHA_256)
+    base_asym: tuple[BaseAsym, ...] = (BaseAsym.ECDSA_P384, BaseAsym.ECDSA_P256)
+    dhe: tuple[Dhe, ...] = (Dhe.SECP384R1, Dhe.SECP256R1)
+    aead: tuple[Aead, ...] = (Aead.AES_256_GCM, Aead.AES_128_GCM)
+    measurement_hash: tuple[MeasurementHash, ...] = (MeasurementHash.SHA_384, MeasurementHash.SHA_256)
+    ct_exponent: int = 20
+    data_transfer_size: int = 0x1200
+    max_message_size: int = 0x1200
+    heartbeat_period: int = 0
+    max_sessions: int = 4
+
+    def with_suite(self, suite: Suite) -> Settings:
+        """Offer one suite only."""
+        return replace(
+            self,
+            base_hash=(suite.base_hash,),
+            base_asym=(suite.base_asym,),
+            dhe=(suite.dhe,),
+            aead=(suite.aead,),
+            measurement_hash=(suite.measurement_hash,),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """What version, capability and algorithm negotiation have agreed on so far."""
+
+    phase: Phase = Phase.START
+    version: int = Version.V1_0
+    requester_capabilities: Capability = Capability(0)
+    responder_capabilities: Capability = Capability(0)
+    peer_data_transfer_size: int = 0
+    base_hash: BaseHash = BaseHash(0)
+    base_asym: BaseAsym = BaseAsym(0)
+    dhe: Dhe = Dhe(0)
+    aead: Aead = Aead(0)
+    measurement_hash: MeasurementHash = MeasurementHash(0)
+    opaque_format: OpaqueDataFormat = OpaqueDataFormat(0)
+    multi_key: bool = False
+
+    @property
+    def common_capabilities(self) -> Capability:
+        """Flags that both sides set."""
+        return self.requester_capabilities & self.responder_capabilities
+
+    @property
+    def facts(self) -> Facts:
+        """What the message layouts need."""
+        exchange = self.dhe.exchange_size if self.dhe else 0
+        return Facts(
+            version=self.version,
+            hash_size=self.base_hash.size if self.base_hash else 0,
+            signature_size=self.base_asym.signature_size if self.base_asym else 0,
+            request_exchange_size=exchange,
+            response_exchange_size=exchange,
+            handshake_in_the_clear=bool(self.common_capabilities & Capability.HANDSHAKE_IN_THE_CLEAR),
+            multi_key=self.multi_key,
+        )
+
+    @property
+    def key_schedule(self) -> KeySchedule:
+        """The key schedule of sessions on this connection."""
+        return KeySchedule(self.version, self.base_hash, self.aead)
+
+
+class SessionPhase(Enum):
+    """Phases of a session."""
+
+    HANDSHAKE = "handshake"
+    ESTABLISHED = "established"
+    ENDED = "ended"
+
+
+@dataclass(slots=True)
+class Session:
+    """One session, from KEY_EXCHANGE to its end. `transcript` is TH so far, in bytes."""
+
+    session_id: int
+    schedule: KeySchedule
+    observer: Observer = ignore
+    encrypted: bool = True
+    heartbeat_period: int = 0
+    last_seen: float = 0.0
+    transcript: bytes = field(default=b"", repr=False)
+    phase: SessionPhase = SessionPhase.HANDSHAKE
+    handshake: HandshakeSecrets = field(init=False, repr=False)
+    request_key: RecordKey = field(init=False, repr=False)
+    response_key: RecordKey = field(init=False, repr=False)
+    previous_key: RecordKey | None = field(default=None, repr=False)
+
+    @property
+    def place(self) -> Place:
+        """Where a message of this session travels, for the legality rules."""
+        return Place.ESTABLISHED if self.phase is SessionPhase.ESTABLISHED else Place.HANDSHAKE
+
+    def enter_handshake(self, shared: bytes, *, psk: bool = False) -> None:
+        """Derive the handshake secrets; `transcript` must be TH1."""
+        self.handshake = self.schedule.handshake(shared, self.transcript, psk=psk)
+        self._use(self.handshake.request, self.handshake.response)
+        self._tell("psk" if psk else "dhe_secret", shared)
+        self._tell("handshake_secret", self.handshake.handshake)
+        self._tell("request_handshake_secret", self.handshake.request)
+        self._tell("response_handshake_secret", self.handshake.response)
+
+    def enter_data(self) -> None:
+        """Derive the application secrets; `transcript` must be TH2."""
+        secrets = self.schedule.data(self.handshake.handshake, self.transcript)
+        self._use(secrets.request, secrets.response)
+        self._tell("master_secret", secrets.master)
+        self._tell("request_data_secret", secrets.request)
+        self._tell("response_data_secret", secrets.response)
+        self._tell("export_master_secret", secrets.export_master)
+        self.move(SessionPhase.ESTABLISHED, "FINISH")
+
+    def _use(self, request: bytes, response: bytes) -> None:
+        self.request_key = RecordKey(self.schedule, request)
+        self.response_key = RecordKey(self.schedule, response)
+        self.previous_key = None
+
+    def move(self, phase: SessionPhase, cause: str) -> None:
+        """Change phase and tell the observer."""
+        old, self.phase = self.phase, phase
+        self.observer(StateChanged(f"session {self.session_id:#010x}", old.value, phase.value, cause))
+
+    def _tell(self, label: str, value: bytes) -> None:
+        self.observer(SecretDerived(label, f"{self.session_id:08x}", value))

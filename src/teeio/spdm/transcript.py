@@ -1,0 +1,103 @@
+"""Transcripts: the bytes as sent and received, and what is signed over them (DSP0274, "Transcript and transcript hash").
+
+The same object serves the requester, the responder and the dissector, so that all three agree on every reset. [lib] rules (how the
+DMTF reference resets B, C and L) are followed where the specification leaves the choice.
+"""
+
+from __future__ import annotations
+
+from teeio.crypto.algorithms import BaseHash
+from teeio.crypto.kdf import digest
+from teeio.spdm.constants import Version
+from teeio.spdm.messages import GetDigests, GetMeasurements, GetVersion
+from teeio.spdm.rules import BY_REQUEST, Effect
+
+CHALLENGE_CONTEXT = "responder-challenge_auth signing"
+MEASUREMENTS_CONTEXT = "responder-measurements signing"
+KEY_EXCHANGE_CONTEXT = "responder-key_exchange_rsp signing"
+FINISH_CONTEXT = "requester-finish signing"
+
+MAX_TRANSCRIPT = 1 << 20
+"""Bound on B and on each L: a peer cannot make them grow further; the oldest part is then gone and signatures fail."""
+
+
+def signing_message(version: int, context: str, transcript: bytes, base_hash: BaseHash) -> bytes:
+    """Give the message that is signed over a transcript.
+
+    1.0 and 1.1 sign the transcript itself; 1.2 and later sign a 100-byte prefix (four times the version text, zero padding, the
+    context) followed by the transcript's hash (DSP0274, "Signature generation").
+    """
+    if version < Version.V1_2:
+        return transcript
+    prefix = f"dmtf-spdm-v{version >> 4}.{version & 0xF}.*".encode() * 4
+    return prefix + bytes(36 - len(context)) + context.encode() + digest(base_hash, transcript)
+
+
+class Transcript:
+    """The transcripts of one connection. Call `begin` for every legal request and `end` when its response is known."""
+
+    def __init__(self) -> None:
+        self.vca = b""
+        self.first_digests = b""
+        self._b = b""
+        self._l: dict[int | None, bytes] = {}
+        self._challenged = False
+        self._digests_window = True
+
+    def begin(self, code: int, session: int | None) -> None:
+        """Apply the resets that the arrival of request `code` causes."""
+        if code == GetVersion.CODE:
+            self.__init__()  # type: ignore[misc]
+            return
+        if code != GetMeasurements.CODE:
+            self._l.pop(session, None)
+        rule = BY_REQUEST.get(code)
+        effect = rule.effect if rule else Effect.NONE
+        if effect is not Effect.VCA and code != GetDigests.CODE:
+            self._digests_window = False
+        forgets = effect in (Effect.SESSION, Effect.MEASUREMENT) and not self._challenged
+        if forgets or (code == GetDigests.CODE and session is None):
+            self._b = b""
+
+    def end(self, code: int, request: bytes, response: bytes | None, session: int | None) -> None:
+        """Enter a finished exchange; `response` is None if the answer was an ERROR."""
+        rule = BY_REQUEST.get(code)
+        effect = rule.effect if rule else Effect.NONE
+        if effect is Effect.MEASUREMENT:
+            before = self._l.get(session, b"")
+            self._l[session] = b"" if response is None else self._bounded(before + request + response)
+        if response is None:
+            return
+        if effect is Effect.VCA:
+            self.vca += request + response
+        elif effect is Effect.IDENTITY and session is None:
+            self._b = self._bounded(self._b + request + response)
+            if code == GetDigests.CODE and self._digests_window and not self.first_digests:
+                self.first_digests = response
+        elif effect is Effect.CHALLENGE:
+            self._b = b""
+            self._challenged = True
+
+    def forget_measurements(self, session: int | None) -> None:
+        """Start L anew: a signed MEASUREMENTS ends it, and so does the end of its session."""
+        self._l.pop(session, None)
+
+    def m1(self, request: bytes, response: bytes) -> bytes:
+        """Give M1 for a CHALLENGE and its response without the signature."""
+        return self.vca + self._b + request + response
+
+    def l1(self, version: int, session: int | None, request: bytes, response: bytes) -> bytes:
+        """Give L1 for the signed GET_MEASUREMENTS and its response without the signature."""
+        vca = self.vca if version >= Version.V1_2 else b""
+        return vca + self._l.get(session, b"") + request + response
+
+    def handshake(self, chain_hash: bytes, multi_key: bool) -> bytes:
+        """Give what a session's TH begins with; `chain_hash` is empty for PSK sessions."""
+        first_digests = self.first_digests if multi_key and chain_hash else b""
+        return self.vca + first_digests + chain_hash
+
+    @staticmethod
+    def _bounded(data: bytes) -> bytes:
+        return data[-MAX_TRANSCRIPT:]
+
+
