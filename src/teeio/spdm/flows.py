@@ -195,7 +195,6 @@ def get_measurements(
     size = requester.connection.base_asym.signature_size
     transcript = before + answer.sent + (answer.received[:-size] if signed else answer.received)
     if signed:
-        requester.transcript.forget_measurements(session)
         _verify(requester, slot, MEASUREMENTS_CONTEXT, transcript, response.signature)
     return MeasurementEvidence(response, response.blocks(), nonce, transcript, response.signature)
 

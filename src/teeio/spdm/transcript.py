@@ -33,6 +33,10 @@ def signing_message(version: int, context: str, transcript: bytes, base_hash: Ba
     return prefix + bytes(36 - len(context)) + context.encode() + digest(base_hash, transcript)
 
 
+_SIGNATURE_REQUESTED = 1
+"""Bit 0 of Param1 of GET_MEASUREMENTS."""
+
+
 class Transcript:
     """The transcripts of one connection. Call `begin` for every legal request and `end` when its response is known."""
 
@@ -64,8 +68,11 @@ class Transcript:
         rule = BY_REQUEST.get(code)
         effect = rule.effect if rule else Effect.NONE
         if effect is Effect.MEASUREMENT:
-            before = self._l.get(session, b"")
-            self._l[session] = b"" if response is None else self._bounded(before + request + response)
+            # A signed MEASUREMENTS completes L, an ERROR breaks it: either way the next L starts anew.
+            complete = response is None or request[2] & _SIGNATURE_REQUESTED
+            before = self._l.pop(session, b"")
+            if not complete and response is not None:
+                self._l[session] = self._bounded(before + request + response)
         if response is None:
             return
         if effect is Effect.VCA:
@@ -79,7 +86,7 @@ class Transcript:
             self._challenged = True
 
     def forget_measurements(self, session: int | None) -> None:
-        """Start L anew: a signed MEASUREMENTS ends it, and so does the end of its session."""
+        """Drop L of a session that has ended."""
         self._l.pop(session, None)
 
     def m1(self, request: bytes, response: bytes) -> bytes:

@@ -1,0 +1,220 @@
+"""The socket protocol of the DMTF reference emulator ("platform port"), both sides.
+
+A packet is three big-endian 32-bit words (command, transport, payload size) and the payload. A client says TEST "Client Hello!", the
+server answers "Server Hello!", NORMAL packets then carry transport frames, and SHUTDOWN or CONTINUE ends the conversation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from teeio.errors import TransportError
+
+MAX_PAYLOAD = 1 << 20
+"""Largest payload taken from a peer: a DOE data object holds at most 2^18 dwords."""
+
+HELLO_CLIENT = b"Client Hello!\0"
+HELLO_SERVER = b"Server Hello!\0"
+_HEADER = struct.Struct(">III")
+
+
+class Command(IntEnum):
+    """Commands of a packet."""
+
+    NORMAL = 0x0001
+    OOB_ENCAP_KEY_UPDATE = 0x8001
+    OOB_ENCAP_ENDPOINT_INFO = 0x8002
+    CONTINUE = 0xFFFD
+    SHUTDOWN = 0xFFFE
+    UNKNOWN = 0xFFFF
+    TEST = 0xDEAD
+
+
+class TransportType(IntEnum):
+    """What the frames of NORMAL packets are."""
+
+    NONE = 0
+    MCTP = 1
+    PCI_DOE = 2
+    TCP = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """One packet."""
+
+    command: int
+    transport: int
+    payload: bytes = b""
+
+    def encode(self) -> bytes:
+        """Give header and payload as one write, so that small packets do not wait for acknowledgements."""
+        return _HEADER.pack(self.command, self.transport, len(self.payload)) + self.payload
+
+
+def parse_header(data: bytes) -> tuple[int, int, int]:
+    """Give command, transport and payload size. Raises `TransportError` for a size no packet has."""
+    command, transport, size = _HEADER.unpack(data)
+    if size > MAX_PAYLOAD:
+        raise TransportError(
+            f"the peer announces a packet of {size} bytes, at most {MAX_PAYLOAD} are allowed",
+            remedy="check that the port speaks the emulator's socket protocol",
+        )
+    return command, transport, size
+
+
+FrameHandler = Callable[[bytes], bytes | None]
+"""Answers a transport frame, or has nothing to say."""
+
+
+class PlatformPortServer:
+    """Serves responders: `accept` makes the frame handler of each new connection and its end is told by `closed`."""
+
+    def __init__(self, transport: TransportType, accept: Callable[[], FrameHandler], *, once: bool = False) -> None:
+        self._transport = transport
+        self._accept = accept
+        self._once = once
+        self._done = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(self, host: str, port: int, ready: Callable[[int], None]) -> None:
+        """Listen until cancelled, or with `once` until the first connection has ended. `ready` is told the port.
+
+        Raises `TransportError` if the port cannot be had.
+        """
+        try:
+            server = await asyncio.start_server(self._connected, host, port)
+        except OSError as error:
+            raise TransportError(f"cannot listen on {host}:{port}: {error.strerror}", remedy="choose another --port") from error
+        async with server:
+            ready(server.sockets[0].getsockname()[1])
+            await self._done.wait()
+            server.close()
+            for task in list(self._tasks):
+                task.cancel()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            self._tasks.add(task)
+        _no_delay(writer.get_extra_info("socket"))
+        try:
+            await self._converse(reader, writer, self._accept())
+        except (asyncio.IncompleteReadError, ConnectionError, TransportError, asyncio.CancelledError):
+            pass  # the peer vanished or talks something else: its connection ends, nothing stays behind
+        finally:
+            writer.close()
+            if task is not None:
+                self._tasks.discard(task)
+            if self._once:
+                self._done.set()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handler: FrameHandler) -> None:
+        while True:
+            command, transport, size = parse_header(await reader.readexactly(_HEADER.size))
+            payload = await reader.readexactly(size)
+            if command == Command.TEST:
+                answer: Packet | None = Packet(Command.TEST, transport, HELLO_SERVER)
+            elif command in (Command.SHUTDOWN, Command.CONTINUE):
+                answer = Packet(command, transport)
+            elif transport != self._transport:
+                return
+            elif command == Command.NORMAL:
+                frame = handler(payload)
+                answer = None if frame is None else Packet(Command.NORMAL, transport, frame)
+            else:
+                answer = Packet(Command.UNKNOWN, transport)
+            if answer is not None:
+                writer.write(answer.encode())
+                await writer.drain()
+            if command in (Command.SHUTDOWN, Command.CONTINUE):
+                return
+
+
+class PlatformPortClient:
+    """A blocking client for one conversation; use it as a context manager."""
+
+    def __init__(self, host: str, port: int, transport: TransportType, *, timeout: float = 10.0) -> None:
+        self._where = f"{host}:{port}"
+        self._transport = transport
+        try:
+            self._socket = socket.create_connection((host, port), timeout)
+        except OSError as error:
+            reason = error.strerror or str(error) or "no answer"
+            raise TransportError(
+                f"cannot connect to {self._where}: {reason}", remedy="start the responder first and check host and port"
+            ) from error
+        _no_delay(self._socket)
+
+    def __enter__(self) -> PlatformPortClient:
+        try:
+            self._hello()
+        except BaseException:
+            self._socket.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._send(Packet(Command.SHUTDOWN, self._transport))
+            self._receive()
+        except TransportError:
+            pass  # it has gone already: there is nothing left to shut down
+        self._socket.close()
+
+    def _hello(self) -> None:
+        self._send(Packet(Command.TEST, self._transport, HELLO_CLIENT))
+        answer = self._receive()
+        if answer.command != Command.TEST or not answer.payload.startswith(HELLO_SERVER[:12]):
+            raise TransportError(
+                f"{self._where} does not speak the emulator's socket protocol", remedy="check the port number"
+            )
+
+    def exchange(self, frame: bytes) -> bytes:
+        """Send a transport frame and give the answer. Raises `TransportError`."""
+        self._send(Packet(Command.NORMAL, self._transport, frame))
+        answer = self._receive()
+        if answer.command != Command.NORMAL or answer.transport != self._transport:
+            raise TransportError(
+                f"{self._where} answered with command {answer.command:#x}, transport {answer.transport}",
+                remedy="use the same --transport on both sides",
+            )
+        return answer.payload
+
+    def _send(self, packet: Packet) -> None:
+        try:
+            self._socket.sendall(packet.encode())
+        except OSError as error:
+            raise TransportError(f"{self._where} closed the connection: {error.strerror or error}") from error
+
+    def _receive(self) -> Packet:
+        command, transport, size = parse_header(self._exactly(_HEADER.size))
+        return Packet(command, transport, self._exactly(size))
+
+    def _exactly(self, size: int) -> bytes:
+        parts: list[bytes] = []
+        while size:
+            try:
+                part = self._socket.recv(min(size, 1 << 16))
+            except TimeoutError as error:
+                raise TransportError(
+                    f"{self._where} did not answer in {self._socket.gettimeout():g} s", remedy="raise --timeout"
+                ) from error
+            except OSError as error:
+                raise TransportError(f"{self._where} closed the connection: {error.strerror or error}") from error
+            if not part:
+                raise TransportError(
+                    f"{self._where} closed the connection", remedy="check that both sides use the same --transport"
+                )
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+
+def _no_delay(connection: socket.socket) -> None:
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
