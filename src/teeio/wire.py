@@ -326,10 +326,15 @@ class _Source:
         if isinstance(text, int):
             return str(text)
         names = self.names
+        here = {f.name for f in self.fields}
+        absent = {f.name: _default(f) if f.stored else 0 for f in self.cls.FIELDS if f.name not in here}
 
         class Rename(ast.NodeTransformer):
             def visit_Name(self, node: ast.Name) -> ast.AST:
-                source = local(node.id) if node.id in names else f"F.{node.id}"
+                if node.id in absent:
+                    source = repr(absent[node.id])
+                else:
+                    source = local(node.id) if node.id in names else f"F.{node.id}"
                 return ast.parse(source, mode="eval").body
 
         return ast.unparse(ast.fix_missing_locations(Rename().visit(ast.parse(text, mode="eval"))).body)

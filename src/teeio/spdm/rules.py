@@ -155,6 +155,8 @@ RULES: tuple[Rule, ...] = (
     Rule(m.GetSupportedEventTypes, "DSP0274 events", V.V1_3, place=Place.ESTABLISHED, responder=Cap.EVENT),
     Rule(m.SubscribeEventTypes, "DSP0274 events", V.V1_3, place=Place.ESTABLISHED, responder=Cap.EVENT),
     Rule(m.SendEvent, "DSP0274 events", V.V1_3, place=Place.ESTABLISHED, responder=Cap.EVENT),
+    # SLOT_MGMT_CAP lies in ExtFlags, which no side here offers: the request stays unsupported.
+    Rule(m.SlotManagement, "DSP0274 SLOT_MANAGEMENT", V.V1_4, place=_BOTH),
     Rule(m.VendorDefinedRequest, "DSP0274 VENDOR_DEFINED_REQUEST", place=_BOTH),
     Rule(m.RespondIfReady, "DSP0274 RESPOND_IF_READY", place=_ANY),
 )
