@@ -71,11 +71,14 @@ def parse_header(data: bytes) -> tuple[int, int, int]:
 FrameHandler = Callable[[bytes], bytes | None]
 """Answers a transport frame, or has nothing to say."""
 
+Accept = Callable[[], tuple[FrameHandler, Callable[[], None]]]
+"""Makes the handler of a new connection, and what is called when the connection has ended, however it ended."""
+
 
 class PlatformPortServer:
-    """Serves responders: `accept` makes the frame handler of each new connection and its end is told by `closed`."""
+    """Serves responders, one for each connection."""
 
-    def __init__(self, transport: TransportType, accept: Callable[[], FrameHandler], *, once: bool = False) -> None:
+    def __init__(self, transport: TransportType, accept: Accept, *, once: bool = False) -> None:
         self._transport = transport
         self._accept = accept
         self._once = once
@@ -103,11 +106,13 @@ class PlatformPortServer:
         if task is not None:
             self._tasks.add(task)
         _no_delay(writer.get_extra_info("socket"))
+        handler, closed = self._accept()
         try:
-            await self._converse(reader, writer, self._accept())
+            await self._converse(reader, writer, handler)
         except (asyncio.IncompleteReadError, ConnectionError, TransportError, asyncio.CancelledError):
             pass  # the peer vanished or talks something else: its connection ends, nothing stays behind
         finally:
+            closed()
             writer.close()
             if task is not None:
                 self._tasks.discard(task)

@@ -1,0 +1,121 @@
+"""What the operands mean: address conventions, operation codes, structures that several calls pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from types import MappingProxyType
+from typing import TypeAlias
+
+PAGE_SIZE = 4096
+"""The unit of ownership and of mapping, in bytes."""
+
+GPA_SHARED_BIT = 1 << 51
+"""Set in a guest-physical address, it selects the shared EPT, which belongs to the VMM (TDX with a 52-bit GPA
+width)."""
+
+PRIVATE_MMIO_BASE = 1 << 32
+"""Private MMIO lies above 4 GiB only (TDX Connect Device Guide, appendix A)."""
+
+FunctionId: TypeAlias = int
+"""FUNCTION_ID of TDISP: 15:0 requester id, 23:16 segment, 24 segment valid. The handle of a device interface."""
+
+
+def requester_of(function_id: FunctionId) -> int:
+    """Give the requester id (bus, device, function) of a FUNCTION_ID."""
+    return function_id & 0xFFFF
+
+
+class Actor(Enum):
+    """Who stands on either side of a trust boundary."""
+
+    VMM = "VMM"
+    TVM = "TVM"
+    TSM = "TSM"
+
+
+class PageLevel(IntEnum):
+    """Size of a mapping, numbered as in the secure EPT."""
+
+    PAGE_4K = 0
+    PAGE_2M = 1
+
+    @property
+    def size(self) -> int:
+        """Size in bytes."""
+        return PAGE_SIZE << 9 * self
+
+
+class KmOperation(IntEnum):
+    """Operations of TDH.IDE.STREAM.KM."""
+
+    SETUP = 0
+    REFRESH = 1
+    STOP = 2
+
+
+class SpdmOperation(IntEnum):
+    """Operations of TDH.SPDM.MNG."""
+
+    HEARTBEAT = 0
+    KEY_UPDATE = 1
+    RECOLLECT = 2
+
+
+class DevifOperation(IntEnum):
+    """What can be asked of a device interface, by the message code of TDISP; MEASUREMENTS is SPDM's."""
+
+    LOCK = 0x83
+    REPORT = 0x84
+    STATE = 0x85
+    START = 0x86
+    STOP = 0x87
+    MEASUREMENTS = 0xE0
+
+
+AUTHORITY: Mapping[DevifOperation, frozenset[Actor]] = MappingProxyType(
+    {
+        DevifOperation.LOCK: frozenset({Actor.VMM}),
+        DevifOperation.REPORT: frozenset({Actor.TVM}),
+        DevifOperation.STATE: frozenset({Actor.VMM, Actor.TVM}),
+        DevifOperation.START: frozenset({Actor.TVM}),
+        DevifOperation.STOP: frozenset({Actor.VMM}),
+        DevifOperation.MEASUREMENTS: frozenset({Actor.TVM}),
+    }
+)
+"""Who may trigger an operation (TDX module, tdisp.c; MEASUREMENTS is this model's reading of evidence on request).
+The VMM carries all of them, but starts one that is not its own only after the TVM has asked for it."""
+
+
+class Invalidation(IntEnum):
+    """What TDH.IQINV.REQ throws away."""
+
+    REQUESTER = 0
+    DOMAIN = 1
+
+
+@dataclass(frozen=True, slots=True)
+class AddressRange:
+    """Bytes from `base` up to, not including, `limit`."""
+
+    base: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class LockParameters:
+    """What the VMM chooses for LOCK_INTERFACE: the FLAGS and the MMIO_REPORTING_OFFSET (signed, bytes).
+
+    The default stream is the interface's, the peer-to-peer mask is zero (TDX Connect has no P2P).
+    """
+
+    flags: int
+    mmio_reporting_offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PagesReturned:
+    """Physical pages that belong to the VMM again, scrubbed."""
+
+    pages: tuple[int, ...]

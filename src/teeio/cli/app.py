@@ -1,0 +1,48 @@
+"""The commands and what they share. Heavy imports happen inside the commands, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import typer
+
+from teeio import __version__
+from teeio.cli.connect import connect
+from teeio.cli.decode import decode
+from teeio.cli.device import device
+from teeio.cli.outcome import EXIT_MEANINGS
+from teeio.cli.run import run
+
+_EXIT_CODES = "Exit codes: " + "; ".join(f"{code.value} {meaning}" for code, meaning in EXIT_MEANINGS.items()) + "."
+
+app = typer.Typer(
+    name="teeio",
+    help="PCIe TEE-I/O in software: SPDM, IDE and TDISP, both sides of every protocol, and the platform they run on.",
+    epilog=_EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="rich",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"teeio {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Take the options before the command."""
+
+
+app.command(rich_help_panel="Platform")(run)
+app.command(rich_help_panel="Peers")(device)
+app.command(rich_help_panel="Peers")(connect)
+app.command(rich_help_panel="Captures")(decode)
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="teeio")

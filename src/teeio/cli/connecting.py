@@ -1,0 +1,272 @@
+"""Driving a responder through its trusted life: what `teeio connect` does, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from teeio.crypto.certificates import load_certificate, parse_chain, validate_chain
+from teeio.crypto.certificates.leaf import Severity
+from teeio.crypto.entropy import Entropy
+from teeio.errors import AuthenticationFailed, ErrorResponse, PeerViolation
+from teeio.ide_km import flows as ide_flows
+from teeio.ide_km.messages import Direction, KeySet, KeySlot, SubStream
+from teeio.pcie import doe
+from teeio.spdm import flows
+from teeio.spdm.constants import Capability, ErrorCode, SummaryType
+from teeio.spdm.state import Session
+from teeio.tdisp import flows as tdisp_flows
+from teeio.tdisp.messages import InterfaceState, LockFlags, LockParameters
+from teeio.transport.carrier import Carrier, Exchange
+
+MAX_DOE_PROTOCOLS = 256
+
+NOT_OFFERED = (ErrorCode.UNSUPPORTED_REQUEST, ErrorCode.INVALID_REQUEST)
+"""How responders without IDE_KM answer its first message; the reference responder says InvalidRequest over MCTP."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do with the responder."""
+
+    slot: int = 0
+    port_index: int = 1
+    stream_id: int = 0
+    function_id: int = 0xBEEF
+    mmio_reporting_offset: int = 0xD000_0000
+    anchors: Sequence[bytes] = ()
+    at_time: float = 0.0
+
+
+Progress = Callable[[str, str], None]
+"""Told (title, note) when a step is done."""
+
+
+@dataclass(slots=True)
+class Visit:
+    """One visit to a responder; `found` collects what it said, by step."""
+
+    carrier: Carrier
+    exchange: Exchange
+    plan: Plan
+    entropy: Entropy
+    progress: Progress
+    found: dict[str, Any] = field(default_factory=dict)
+
+    def discover(self) -> None:
+        """List the DOE protocols of the mailbox."""
+        protocols: list[str] = []
+        index = 0
+        while len(protocols) < MAX_DOE_PROTOCOLS:
+            request = doe.encode_object(doe.DISCOVERY, doe.DiscoveryRequest(index=index, version=0).encode())
+            answer = doe.DiscoveryResponse.decode(doe.decode_object(self.exchange(request)).payload)
+            protocols.append(f"{answer.vendor_id:#06x}:{answer.type:#04x}")
+            index = answer.next_index
+            if not index:
+                break
+        self._done("doe_protocols", protocols, "DOE discovery", ", ".join(protocols))
+
+    def authenticate(self) -> None:
+        """Negotiate, read the certificate chain, challenge the responder, read its measurements."""
+        run, requester = self.carrier.run, self.carrier.requester
+        c = run(flows.connect(requester))
+        self._done("version", f"{c.version >> 4}.{c.version & 15}", "version", f"SPDM {c.version >> 4}.{c.version & 15}")
+        names = [flag.name or "" for flag in Capability if flag & c.responder_capabilities]
+        self._done("capabilities", names, "capabilities", " ".join(names))
+        algorithms = {
+            "base_hash": c.base_hash.name,
+            "base_asym": c.base_asym.name,
+            "dhe": c.dhe.name,
+            "aead": c.aead.name,
+            "measurement_hash": c.measurement_hash.name,
+        }
+        self._done("algorithms", algorithms, "algorithms", " ".join(str(name) for name in algorithms.values()))
+        digests = run(flows.get_digests())
+        self._done("slots", list(digests.slots()), "digests", f"slots {', '.join(map(str, digests.slots()))}")
+        chain = run(flows.get_certificate(requester, self.plan.slot))
+        flows.check_digest(requester, digests, self.plan.slot)
+        self._certificates(chain)
+        run(flows.challenge(requester, self.plan.slot, self._summary_type()))
+        self._done("challenge", "signature verified", "challenge", "the responder holds the leaf's private key")
+
+    def _summary_type(self) -> SummaryType:
+        measures = Capability.MEAS_SIG | Capability.MEAS_NO_SIG
+        has = self.carrier.requester.connection.responder_capabilities & measures
+        return SummaryType.ALL if has else SummaryType.NONE
+
+    def _certificates(self, chain: bytes) -> None:
+        c = self.carrier.requester.connection
+        certificates = [load_certificate(der) for der in parse_chain(chain, c.base_hash)[1]]
+        subjects = [certificate.subject.rfc4514_string() for certificate in certificates]
+        findings = []
+        if self.plan.anchors:
+            findings = validate_chain(
+                chain, self.plan.anchors, c.base_hash, c.base_asym, self.plan.at_time, version=c.version
+            )
+            broken = [finding for finding in findings if finding.severity is Severity.ERROR]
+            if broken:
+                raise AuthenticationFailed("; ".join(f"{finding.message} ({finding.clause})" for finding in broken))
+        trust = "validated to a given anchor" if self.plan.anchors else "not validated: no --anchor given"
+        self._done(
+            "certificates",
+            {"subjects": subjects, "trust": trust, "findings": [finding.message for finding in findings]},
+            "certificate",
+            f"{len(certificates)} certificates, {len(chain)} bytes, {trust}",
+        )
+
+    def measure(self, session: Session | None = None) -> None:
+        """Read all measurements, signed where the responder signs."""
+        requester = self.carrier.requester
+        signed = bool(requester.connection.responder_capabilities & Capability.MEAS_SIG)
+        evidence = self.carrier.run(
+            flows.get_measurements(
+                requester, slot=self.plan.slot, signed=signed, session=session.session_id if session else None
+            )
+        )
+        blocks = [
+            {"index": block.index, "type": getattr(block.type, "name", int(block.type)), "raw": bool(block.raw), "value": block.value.hex()}
+            for block in evidence.blocks
+        ]
+        where = "measurements_in_session" if session else "measurements"
+        title = "measurements in session" if session else "measurements"
+        self._done(where, blocks, title, f"{len(blocks)} blocks, {'signature verified' if signed else 'unsigned'}")
+
+    def open_session(self) -> Session:
+        """Set up a session."""
+        session = self.carrier.run(flows.key_exchange(self.carrier.requester, self.plan.slot, self._summary_type()))
+        self._done(
+            "session",
+            {"id": f"{session.session_id:#010x}", "heartbeat_period": session.heartbeat_period},
+            "session",
+            f"{session.session_id:#010x} established",
+        )
+        return session
+
+    def keep_alive(self, session: Session) -> None:
+        """Send a heartbeat and update the keys, as far as both sides can."""
+        common = self.carrier.requester.connection.common_capabilities
+        if common & Capability.HBEAT:
+            self.carrier.run(flows.heartbeat(session))
+            self._done("heartbeat", True, "heartbeat", "acknowledged")
+        if common & Capability.KEY_UPD:
+            self.carrier.run(flows.key_update(self.carrier.requester, session))
+            self._done("key_update", True, "key update", "all keys updated and verified")
+
+    def key_stream(self, session: Session) -> bool:
+        """Key the IDE stream; tell whether the responder speaks IDE_KM at all."""
+        plan = self.plan
+
+        def run(flow: Any) -> Any:
+            return self.carrier.run(flow, session.session_id)
+
+        try:
+            answer = run(ide_flows.query(plan.port_index))
+        except ErrorResponse as error:
+            if error.code not in NOT_OFFERED:
+                raise
+            self._done("ide_km", None, "IDE_KM", "not offered by this responder on this transport")
+            return False
+        keys = {slot: self.entropy(32) for slot in _slots(KeySet.K0)}
+        run(ide_flows.program_keys(plan.port_index, plan.stream_id, keys))
+        for direction in (Direction.RX, Direction.TX):
+            run(ide_flows.set_go(plan.port_index, plan.stream_id, KeySet.K0, direction))
+        details = {"port_index": plan.port_index, "max_port_index": answer.max_port_index, "stream_id": plan.stream_id, "keys": len(keys)}
+        self._done("ide_km", details, "IDE_KM", f"port {plan.port_index}, stream {plan.stream_id}: {len(keys)} keys set and running")
+        return True
+
+    def stop_stream(self, session: Session) -> None:
+        """Erase the stream's keys."""
+        for direction in (Direction.RX, Direction.TX):
+            self.carrier.run(
+                ide_flows.set_stop(self.plan.port_index, self.plan.stream_id, KeySet.K0, direction), session.session_id
+            )
+        self._done("ide_km_stopped", True, "K_SET_STOP", "all keys erased")
+
+    def live_interface(self, session: Session) -> None:
+        """Take the interface to RUN and back."""
+        function_id = self.plan.function_id
+        states: list[str] = []
+
+        def run(flow: Any) -> Any:
+            return self.carrier.run(flow, session.session_id)
+
+        def see(expected: InterfaceState) -> None:
+            state = run(tdisp_flows.get_state(function_id))
+            states.append(state.name)
+            if state is not expected:
+                raise PeerViolation(f"the interface is in {state.name}, not in {expected.name}", "PCIe Base 11.2")
+
+        version = run(tdisp_flows.get_version(function_id))
+        capabilities = run(tdisp_flows.get_capabilities(function_id))
+        see(InterfaceState.CONFIG_UNLOCKED)
+        flags = LockFlags.NO_FW_UPDATE & capabilities.lock_flags_supported
+        parameters = LockParameters(
+            flags=flags,
+            default_stream_id=self.plan.stream_id,
+            mmio_reporting_offset=self.plan.mmio_reporting_offset,
+            bind_p2p_address_mask=0,
+        )
+        nonce = run(tdisp_flows.lock_interface(function_id, parameters))
+        see(InterfaceState.CONFIG_LOCKED)
+        report = run(tdisp_flows.get_device_interface_report(function_id))
+        run(tdisp_flows.start_interface(function_id, nonce))
+        see(InterfaceState.RUN)
+        run(tdisp_flows.stop_interface(function_id))
+        see(InterfaceState.CONFIG_UNLOCKED)
+        details = {
+            "version": f"{version >> 4}.{version & 15}",
+            "function_id": f"{function_id:#06x}",
+            "states": states,
+            "ranges": [
+                {"first_page": item.first_page, "pages": item.pages, "attributes": int(item.attributes), "range_id": item.range_id}
+                for item in report.ranges
+            ],
+        }
+        self._done("tdisp", details, "TDISP", " > ".join(states))
+
+    def end(self, session: Session) -> None:
+        """End the session."""
+        self.carrier.run(flows.end_session(self.carrier.requester, session))
+        self._done("session_ended", True, "end of session", "acknowledged")
+
+    def _done(self, key: str, value: Any, title: str, note: str) -> None:
+        self.found[key] = value
+        self.progress(title, note)
+
+
+def _slots(key_set: KeySet) -> Iterator[KeySlot]:
+    for direction in (Direction.RX, Direction.TX):
+        for sub_stream in (SubStream.PR, SubStream.NPR, SubStream.CPL):
+            yield KeySlot(key_set=key_set, direction=direction, sub_stream=sub_stream)
+
+
+def visit_responder(visit: Visit, *, discovery: bool) -> None:
+    """Do everything in order: discovery, authentication, measurements, a session, IDE_KM and TDISP up to RUN and back."""
+    if discovery:
+        visit.discover()
+    visit.authenticate()
+    visit.measure()
+    session = visit.open_session()
+    with _always_ended(visit, session):
+        visit.measure(session)
+        visit.keep_alive(session)
+        if visit.key_stream(session):
+            visit.live_interface(session)
+            visit.stop_stream(session)
+
+
+@contextmanager
+def _always_ended(visit: Visit, session: Session) -> Iterator[None]:
+    """End the session whatever happens in it, without hiding what happened."""
+    try:
+        yield
+    except BaseException:
+        if session.session_id in visit.carrier.requester.sessions:
+            try:
+                visit.end(session)
+            except Exception:  # noqa: BLE001, S110  (the first error is the one to report)
+                pass
+        raise
+    visit.end(session)

@@ -1,0 +1,59 @@
+"""X.509 certificates as SPDM uses them: issuing for simulated devices, the chain structure, validation."""
+
+from teeio.crypto.certificates.chain import (
+    MAX_CERTIFICATES,
+    CertificateChain,
+    ChainFacts,
+    chain_structure,
+    leaf_public_key,
+    load_certificate,
+    parse_chain,
+    split_certificates,
+)
+from teeio.crypto.certificates.extensions import (
+    DeviceInfo,
+    Fwid,
+    OperationalFlags,
+    PciIdentity,
+    TcbInfo,
+    device_info,
+    pci_identity,
+    spdm_identifiers,
+    tcb_info,
+)
+from teeio.crypto.certificates.issue import Authority, DeviceIdentity, Validity, leaf_extensions
+from teeio.crypto.certificates.leaf import LEAF_CHECKS, CertificateModel, Finding, Severity, errors
+from teeio.crypto.certificates.validate import Revocation, authenticate_chain, revocation_status, validate_chain
+
+__all__ = [
+    "LEAF_CHECKS",
+    "MAX_CERTIFICATES",
+    "Authority",
+    "CertificateChain",
+    "CertificateModel",
+    "ChainFacts",
+    "DeviceIdentity",
+    "DeviceInfo",
+    "Finding",
+    "Fwid",
+    "OperationalFlags",
+    "PciIdentity",
+    "Revocation",
+    "Severity",
+    "TcbInfo",
+    "Validity",
+    "authenticate_chain",
+    "chain_structure",
+    "device_info",
+    "errors",
+    "leaf_extensions",
+    "leaf_public_key",
+    "load_certificate",
+    "parse_chain",
+    "pci_identity",
+    "revocation_status",
+    "spdm_identifiers",
+    "split_certificates",
+    "tcb_info",
+    "validate_chain",
+]

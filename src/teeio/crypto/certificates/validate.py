@@ -1,0 +1,198 @@
+"""Validating a peer's certificate chain: the path to an anchor (RFC 5280), its revocation, and the leaf profile.
+
+The path is built from the chain in the order in which SPDM prescribes it and never begins anywhere but at one of the
+caller's anchors: the root that the peer sends along proves nothing. Nothing is fetched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from teeio.crypto.algorithms import BaseAsym, BaseHash
+from teeio.crypto.certificates.chain import leaf_public_key, load_certificate, parse_chain
+from teeio.crypto.certificates.issue import moment
+from teeio.crypto.certificates.leaf import CertificateModel, Finding, Leaf, Severity, errors, leaf_findings
+from teeio.crypto.kdf import digest, equal
+from teeio.crypto.keys import PublicKey
+from teeio.errors import AuthenticationFailed, DecodeError
+
+if TYPE_CHECKING:
+    from pyhanko_certvalidator.path import ValidationPath
+
+T = TypeVar("T")
+
+
+def validate_chain(
+    chain: bytes,
+    anchors: Sequence[bytes],
+    base_hash: BaseHash,
+    base_asym: BaseAsym,
+    at_time: float,
+    *,
+    model: CertificateModel = CertificateModel.DEVICE,
+    version: int = 0x12,
+    requester: bool = False,
+) -> list[Finding]:
+    """Validate an SPDM certificate chain structure; no finding of severity ERROR means that the leaf is authentic.
+
+    `anchors` are DER root certificates, `at_time` is seconds since 1970 UTC, `version` the negotiated SPDM version,
+    `requester` says that the chain is that of a requester (mutual authentication). Never raises on what the peer sends.
+    """
+    try:
+        root_hash, certificates = parse_chain(chain, base_hash)
+        leaf = load_certificate(certificates[-1])
+    except DecodeError as error:
+        return [Finding("structure", Severity.ERROR, str(error), "DSP0274, certificate chain format")]
+    path = path_findings(root_hash, certificates, anchors, base_hash, at_time)
+    return path + leaf_findings(Leaf(leaf, base_asym, model, version, requester))
+
+
+def authenticate_chain(
+    chain: bytes,
+    anchors: Sequence[bytes],
+    base_hash: BaseHash,
+    base_asym: BaseAsym,
+    at_time: float,
+    *,
+    model: CertificateModel = CertificateModel.DEVICE,
+    version: int = 0x12,
+    requester: bool = False,
+) -> PublicKey:
+    """Validate as `validate_chain` does; give the leaf's key. Raises `AuthenticationFailed` naming every error."""
+    findings = validate_chain(
+        chain, anchors, base_hash, base_asym, at_time, model=model, version=version, requester=requester
+    )
+    found = errors(findings)
+    if found:
+        raise AuthenticationFailed(
+            "certificate chain refused: " + "; ".join(f"{finding.message} ({finding.clause})" for finding in found),
+            remedy="configure the device vendor's root certificate as an anchor, or do not trust this device",
+        )
+    return leaf_public_key(parse_chain(chain, base_hash)[1][-1])
+
+
+# -- the path ----------------------------------------------------------------------------------------------------------
+
+
+def path_findings(
+    root_hash: bytes, certificates: Sequence[bytes], anchors: Sequence[bytes], base_hash: BaseHash, at_time: float
+) -> list[Finding]:
+    """Say what is wrong with the path from the anchor that `root_hash` names down to the leaf."""
+    anchor = anchor_of(root_hash, anchors, base_hash)
+    if anchor is None:
+        message = f"root hash {root_hash.hex()} is that of none of the {len(anchors)} trust anchors"
+        return [Finding("anchor", Severity.ERROR, message, "DSP0274, certificate chain format: RootHash")]
+    below = list(certificates[1:] if certificates[0] == anchor else certificates)
+    if not below:
+        message = "the chain holds the root and nothing below it"
+        return [Finding("path", Severity.ERROR, message, "DSP0274, certificate chain format")]
+    problem = _validate_path(anchor, below, at_time)
+    return [Finding("path", Severity.ERROR, problem, "RFC 5280 section 6.1")] if problem else []
+
+
+def anchor_of(root_hash: bytes, anchors: Sequence[bytes], base_hash: BaseHash) -> bytes | None:
+    """Give the anchor whose digest is `root_hash`, or None."""
+    return next((anchor for anchor in anchors if equal(digest(base_hash, anchor), root_hash)), None)
+
+
+def _validate_path(anchor: bytes, below: Sequence[bytes], at_time: float) -> str | None:
+    # Imported here because it takes about 0.1 s to load and most programs never validate a chain.
+    from pyhanko_certvalidator.context import ValidationContext
+    from pyhanko_certvalidator.errors import ValidationError
+    from pyhanko_certvalidator.validate import async_validate_path
+
+    try:
+        path = _path(anchor, below)
+        context = ValidationContext(trust_roots=[path.first], moment=moment(at_time), allow_fetching=False)
+        _finish(async_validate_path(context, path))
+    except (ValidationError, *_PARSER_ERRORS) as error:
+        return str(error) or type(error).__name__
+    return None
+
+
+_PARSER_ERRORS = (
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    NotImplementedError,
+    RecursionError,
+)
+"""What the path validator's lazy ASN.1 parser may raise on certificates that it cannot read; each is a refusal."""
+
+
+def _path(anchor: bytes, below: Sequence[bytes]) -> ValidationPath:
+    from asn1crypto import x509 as asn1_x509
+    from pyhanko_certvalidator.authority import AuthorityWithCert, TrustAnchor, TrustQualifiers
+    from pyhanko_certvalidator.path import ValidationPath
+
+    root, *rest = (asn1_x509.Certificate.load(der, strict=True) for der in (anchor, *below))
+    window = TrustQualifiers(valid_from=root.not_valid_before, valid_until=root.not_valid_after)
+    return ValidationPath(TrustAnchor(AuthorityWithCert(root), window), interm=rest[:-1], leaf=rest[-1])
+
+
+def _finish(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that has nothing to wait for, without an event loop.
+
+    The validator is written as coroutines because it can fetch revocation data. Here it is given all data and forbidden
+    to fetch, so it runs to its end at the first step; should it ever wait, that is an error, not a reason for a loop.
+    """
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    coroutine.close()
+    raise AuthenticationFailed("certificate path validation tried to wait, though nothing may be fetched")
+
+
+# -- revocation --------------------------------------------------------------------------------------------------------
+
+
+class Revocation(Enum):
+    """What is known of the revocation of a chain's certificates."""
+
+    GOOD = "good"
+    REVOKED = "revoked"
+    UNKNOWN = "unknown"
+
+
+def revocation_status(
+    chain: bytes, anchors: Sequence[bytes], base_hash: BaseHash, at_time: float, lists: Sequence[bytes]
+) -> tuple[Revocation, str]:
+    """Look up every certificate below the anchor in the DER revocation `lists`; give the status and why.
+
+    A certificate that no current list of its issuer covers is UNKNOWN, and so is a chain that does not validate. A
+    certificate on hold is REVOKED. Nothing is fetched.
+    """
+    from pyhanko_certvalidator.context import ValidationContext
+    from pyhanko_certvalidator.errors import RevokedError, ValidationError
+    from pyhanko_certvalidator.validate import async_validate_path
+
+    try:
+        root_hash, certificates = parse_chain(chain, base_hash)
+    except DecodeError as error:
+        return Revocation.UNKNOWN, str(error)
+    anchor = anchor_of(root_hash, anchors, base_hash)
+    below = certificates[1:] if certificates[0] == anchor else certificates
+    if anchor is None or not below:
+        return Revocation.UNKNOWN, "the chain reaches no trust anchor"
+    try:
+        path = _path(anchor, below)
+        context = ValidationContext(
+            trust_roots=[path.first],
+            other_certs=list(path),
+            moment=moment(at_time),
+            allow_fetching=False,
+            crls=list(lists),
+            revocation_mode="require",
+        )
+        _finish(async_validate_path(context, path))
+    except RevokedError as error:
+        return Revocation.REVOKED, str(error)
+    except (ValidationError, *_PARSER_ERRORS) as error:
+        return Revocation.UNKNOWN, str(error) or type(error).__name__
+    return Revocation.GOOD, "no certificate of the chain is on a current revocation list of its issuer"

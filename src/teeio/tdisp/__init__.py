@@ -1,0 +1,1 @@
+"""TDISP 1.0, the TEE Device Interface Security Protocol (PCIe Base chapter 11)."""

@@ -1,0 +1,472 @@
+"""Certificates: issued reproducibly, carried in the chain structure, and refused for each single defect."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from hypothesis import given
+from hypothesis import strategies as st
+
+from teeio.crypto.algorithms import BaseAsym, BaseHash
+from teeio.crypto.certificates import (
+    LEAF_CHECKS,
+    MAX_CERTIFICATES,
+    Authority,
+    CertificateModel,
+    DeviceIdentity,
+    DeviceInfo,
+    Fwid,
+    OperationalFlags,
+    PciIdentity,
+    Revocation,
+    Severity,
+    TcbInfo,
+    Validity,
+    authenticate_chain,
+    chain_structure,
+    device_info,
+    errors,
+    leaf_extensions,
+    leaf_public_key,
+    load_certificate,
+    parse_chain,
+    pci_identity,
+    revocation_status,
+    spdm_identifiers,
+    split_certificates,
+    tcb_info,
+    validate_chain,
+)
+from teeio.crypto.certificates.extensions import (
+    CMA_NAME,
+    DEVICE_INFO,
+    EKU_REQUESTER,
+    HARDWARE_IDENTITY,
+    SPDM_EXTENSION,
+    TCB_INFO,
+    der_header,
+    other_name,
+    spdm_extension,
+)
+from teeio.crypto.certificates.issue import Extension, key_usage
+from teeio.crypto.certificates.leaf import Check
+from teeio.crypto.entropy import SeededEntropy
+from teeio.crypto.keys import SigningKey, verify
+from teeio.errors import AuthenticationFailed, DecodeError
+
+NOW = 1_750_000_000.0
+VALIDITY = Validity(1_700_000_000, 2_000_000_000)
+DEVICE = DeviceInfo("ACME", "WIDGET", "0001")
+PCI = PciIdentity(0x1B36, 0x0010, 0x010802, 2, 0x1AF4, 0x1100)
+TCB = TcbInfo(fwids=(Fwid.of(BaseHash.SHA_384, bytes(48)),), svn=7, layer=1, flags=OperationalFlags.NOT_TCB)
+SUITES = [(BaseAsym.ECDSA_P256, BaseHash.SHA_256), (BaseAsym.ECDSA_P384, BaseHash.SHA_384)]
+
+
+def make_identity(
+    seed: bytes = b"device", asym: BaseAsym = BaseAsym.ECDSA_P384, base_hash: BaseHash = BaseHash.SHA_384
+) -> DeviceIdentity:
+    return DeviceIdentity.generate(
+        DEVICE, SeededEntropy(seed), VALIDITY, base_asym=asym, base_hash=base_hash, pci=PCI, tcb=TCB
+    )
+
+
+IDENTITY = make_identity()
+ENTROPY = SeededEntropy(b"tests")
+ROOT = Authority.root("ACME root", BaseAsym.ECDSA_P384, BaseHash.SHA_384, ENTROPY, VALIDITY)
+ISSUER = ROOT.subordinate("ACME CA", ENTROPY, VALIDITY)
+
+
+def findings_of(chain: bytes, anchor: bytes, at_time: float = NOW, **expected: object) -> set[str]:
+    found = validate_chain(chain, [anchor], BaseHash.SHA_384, BaseAsym.ECDSA_P384, at_time, **expected)  # type: ignore[arg-type]
+    return {finding.check for finding in found}
+
+
+# -- issuing -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("asym", "base_hash"), SUITES)
+def test_an_issued_identity_validates_without_any_finding(asym: BaseAsym, base_hash: BaseHash) -> None:
+    identity = make_identity(b"any", asym, base_hash)
+    assert validate_chain(identity.chain, [identity.root], base_hash, asym, NOW) == []
+    public = authenticate_chain(identity.chain, [identity.root], base_hash, asym, NOW)
+    verify(public, asym, b"message", identity.key.sign(b"message", base_hash), base_hash)
+
+
+def test_issuing_is_reproducible_and_depends_on_the_entropy() -> None:
+    assert make_identity(b"a").path == make_identity(b"a").path
+    assert not set(make_identity(b"a").path) & set(make_identity(b"b").path)
+
+
+def test_leaf_says_what_spdm_cma_and_dice_ask() -> None:
+    leaf = load_certificate(IDENTITY.leaf)
+    assert device_info(leaf) == DEVICE
+    assert pci_identity(leaf) == PCI
+    assert tcb_info(leaf) == TCB
+    assert spdm_identifiers(leaf) == [HARDWARE_IDENTITY]
+    assert leaf.not_valid_before_utc.timestamp() == VALIDITY.not_before
+    assert leaf.not_valid_after_utc.timestamp() == VALIDITY.not_after
+    root = load_certificate(IDENTITY.root)
+    assert (device_info(root), pci_identity(root), tcb_info(root), spdm_identifiers(root)) == (None, None, None, None)
+
+
+def test_spdm_extension_has_the_bytes_that_a_reference_device_sends() -> None:
+    assert spdm_extension([HARDWARE_IDENTITY]).value.hex() == "300e300c060a2b06010401831c821202"
+
+
+def test_a_long_spdm_extension_is_read_back() -> None:
+    listed = [x509.ObjectIdentifier(f"1.3.6.1.4.1.412.274.{n}") for n in range(40)]
+    leaf = issue([(spdm_extension(listed), False)])
+    assert spdm_identifiers(load_certificate(split_certificates(leaf)[-1])) == listed
+
+
+def test_dice_flags_count_bits_from_the_top() -> None:
+    value = TcbInfo(flags=OperationalFlags.DEBUG).extension().value
+    assert value.hex() == "30048702" + "0410"
+
+
+@given(
+    st.sets(st.sampled_from(list(OperationalFlags))),
+    st.one_of(st.none(), st.integers(0, 2**63)),
+    st.binary(max_size=64),
+)
+def test_tcb_info_round_trip(flags: set[OperationalFlags], svn: int | None, digest: bytes) -> None:
+    info = TcbInfo(fwids=(Fwid("1.2.3", digest),), svn=svn, flags=OperationalFlags(sum(flags)))
+    assert tcb_info(load_certificate(split_certificates(issue([(info.extension(), False)]))[0])) == info
+
+
+def issue(extensions: list[Extension], issuer: Authority = ISSUER) -> bytes:
+    return issuer.certify("leaf", LEAF_KEY.public, extensions, ENTROPY, VALIDITY)
+
+
+LEAF_KEY = SigningKey.generate(BaseAsym.ECDSA_P384, ENTROPY)
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+WORDS = st.integers(0, 0xFFFF)
+
+
+@given(
+    st.builds(
+        PciIdentity,
+        WORDS,
+        WORDS,
+        st.integers(0, 0xFFFFFF),
+        st.integers(0, 255),
+        st.integers(0, 0xFFFF),
+        st.integers(0, 0xFFFF),
+        st.integers(0, 2**64 - 1),
+    )
+)
+def test_cma_name_round_trip(identity: PciIdentity) -> None:
+    assert PciIdentity.parse(str(identity)) == identity
+    assert PciIdentity.parse(str(identity).replace("a", "A")) == identity
+
+
+def test_cma_name_without_subsystem() -> None:
+    assert (
+        str(PciIdentity(0x1B36, 0x10, 0x10802, 2, serial=5))
+        == "Vendor=1b36:Device=0010:CC=010802:REV=02:0000000000000005"
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Vendor=1b36", "Vendor=1b36:Device=0010:CC=010802:REV=02:", "Vendor=1b36:Device=001٣:CC=010802:REV=02"]
+)
+def test_malformed_cma_names_are_refused(text: str) -> None:
+    with pytest.raises(DecodeError):
+        PciIdentity.parse(text)
+
+
+@pytest.mark.parametrize("text", ["", "a:b", "a:b:", "a:b:c:d"])
+def test_malformed_device_names_are_refused(text: str) -> None:
+    with pytest.raises(DecodeError):
+        DeviceInfo.parse(text)
+
+
+# -- chain structure ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("asym", "base_hash"), SUITES)
+def test_chain_structure_round_trip(asym: BaseAsym, base_hash: BaseHash) -> None:
+    identity = make_identity(b"chain", asym, base_hash)
+    assert int.from_bytes(identity.chain[:4], "little") == len(identity.chain)
+    root_hash, certificates = parse_chain(identity.chain, base_hash)
+    assert root_hash == base_hash.new(identity.root).digest()
+    assert tuple(certificates) == identity.path
+
+
+@given(st.data())
+def test_mutated_chain_gives_nothing_but_decode_error_and_is_never_accepted(data: st.DataObject) -> None:
+    at = data.draw(st.integers(0, len(IDENTITY.chain) - 1))
+    flip = data.draw(st.integers(1, 255))
+    mutated = IDENTITY.chain[:at] + bytes([IDENTITY.chain[at] ^ flip]) + IDENTITY.chain[at + 1 :]
+    with suppress(DecodeError):
+        parse_chain(mutated, BaseHash.SHA_384)
+    assert errors(validate_chain(mutated, [IDENTITY.root], BaseHash.SHA_384, BaseAsym.ECDSA_P384, NOW))
+
+
+@given(st.integers(0, 2000))
+def test_truncated_chain_is_refused(size: int) -> None:
+    cut = IDENTITY.chain[: min(size, len(IDENTITY.chain) - 1)]
+    with pytest.raises(DecodeError):
+        parse_chain(cut, BaseHash.SHA_384)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_split_or_raise_decode_error(data: bytes) -> None:
+    with suppress(DecodeError):
+        assert b"".join(split_certificates(data)) == data
+
+
+def test_number_of_certificates_is_bounded() -> None:
+    assert len(split_certificates(b"\x30\x00" * MAX_CERTIFICATES)) == MAX_CERTIFICATES
+    with pytest.raises(DecodeError, match="more than"):
+        split_certificates(b"\x30\x00" * (MAX_CERTIFICATES + 1))
+
+
+def test_leaf_public_key_refuses_what_is_no_certificate() -> None:
+    with pytest.raises(DecodeError):
+        leaf_public_key(b"\x30\x00")
+
+
+# -- the path ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_root_in_the_chain_is_not_trusted_by_itself() -> None:
+    assert findings_of(IDENTITY.chain, make_identity(b"other vendor").root) == {"anchor"}
+    assert {f.check for f in validate_chain(IDENTITY.chain, [], BaseHash.SHA_384, BaseAsym.ECDSA_P384, NOW)} == {
+        "anchor"
+    }
+
+
+def test_a_self_made_chain_that_claims_the_anchors_hash_is_refused() -> None:
+    forged = make_identity(b"forger")
+    root_hash = BaseHash.SHA_384.new(IDENTITY.root).digest()
+    assert findings_of(forged.chain[:4] + root_hash + forged.chain[52:], IDENTITY.root) == {"path"}
+
+
+def test_a_chain_may_leave_out_the_root() -> None:
+    chain = chain_structure(IDENTITY.root, IDENTITY.path[1:], BaseHash.SHA_384, include_root=False)
+    assert findings_of(chain, IDENTITY.root) == set()
+
+
+@pytest.mark.parametrize("at_time", [VALIDITY.not_before - 10, VALIDITY.not_after + 10])
+def test_certificates_outside_their_validity_are_refused(at_time: float) -> None:
+    assert findings_of(IDENTITY.chain, IDENTITY.root, at_time) == {"path"}
+
+
+def test_only_the_leaf_has_expired() -> None:
+    leaf = DeviceIdentity.issue(ISSUER, DEVICE, ENTROPY, Validity(1_700_000_000, 1_710_000_000), pci=PCI, tcb=TCB)
+    assert findings_of(leaf.chain, ROOT.path[0]) == {"path"}
+
+
+def test_chains_that_do_not_connect_are_refused() -> None:
+    root, issuer, leaf = IDENTITY.path
+    other = make_identity(b"other vendor").path
+    for below in ([leaf], [leaf, issuer], [other[1], leaf], [issuer, other[2]], [issuer, leaf, leaf], []):
+        assert "path" in findings_of(chain_structure(root, below, BaseHash.SHA_384), root)
+
+
+def test_a_leaf_cannot_issue() -> None:
+    rogue = Authority("rogue", IDENTITY.key, BaseHash.SHA_384, IDENTITY.path)
+    identity = DeviceIdentity.issue(rogue, DEVICE, ENTROPY, VALIDITY, pci=PCI, tcb=TCB)
+    assert "path" in findings_of(identity.chain, IDENTITY.root)
+
+
+def test_authenticate_chain_names_what_is_wrong() -> None:
+    with pytest.raises(AuthenticationFailed, match="none of the 1 trust anchors"):
+        authenticate_chain(IDENTITY.chain, [make_identity(b"other").root], BaseHash.SHA_384, BaseAsym.ECDSA_P384, NOW)
+
+
+# -- revocation --------------------------------------------------------------------------------------------------------
+
+ISSUED = DeviceIdentity.issue(ISSUER, DEVICE, ENTROPY, VALIDITY, pci=PCI, tcb=TCB)
+WINDOW = Validity(NOW - 1000, NOW + 1000)
+
+
+@pytest.mark.parametrize(
+    ("lists", "expected"),
+    [
+        ([ROOT.revoke([], 1, WINDOW), ISSUER.revoke([], 1, WINDOW)], Revocation.GOOD),
+        ([ROOT.revoke([], 1, WINDOW), ISSUER.revoke([ISSUED.leaf], 1, WINDOW)], Revocation.REVOKED),
+        ([ROOT.revoke([ISSUED.path[1]], 1, WINDOW), ISSUER.revoke([], 1, WINDOW)], Revocation.REVOKED),
+        ([ISSUER.revoke([], 1, WINDOW)], Revocation.UNKNOWN),
+        ([ROOT.revoke([], 1, WINDOW), ISSUER.revoke([], 1, Validity(NOW - 2000, NOW - 1000))], Revocation.UNKNOWN),
+        (
+            [ROOT.revoke([], 1, WINDOW), Authority("ACME CA", LEAF_KEY, BaseHash.SHA_384, ()).revoke([], 1, WINDOW)],
+            Revocation.UNKNOWN,
+        ),
+        ([], Revocation.UNKNOWN),
+        ([b"not a list"], Revocation.UNKNOWN),
+    ],
+    ids=[
+        "good",
+        "leaf revoked",
+        "issuer revoked",
+        "root's list missing",
+        "stale",
+        "forged list",
+        "no lists",
+        "garbage",
+    ],
+)
+def test_revocation(lists: list[bytes], expected: Revocation) -> None:
+    status, reason = revocation_status(ISSUED.chain, [ROOT.path[0]], BaseHash.SHA_384, NOW, lists)
+    assert status is expected, reason
+
+
+def test_revocation_of_an_unanchored_chain_is_unknown() -> None:
+    assert revocation_status(ISSUED.chain, [], BaseHash.SHA_384, NOW, [])[0] is Revocation.UNKNOWN
+
+
+# -- the leaf profile --------------------------------------------------------------------------------------------------
+
+
+def with_extension(extension: Extension) -> list[Extension]:
+    return [e for e in leaf_extensions(DEVICE, PCI, TCB) if oid_of(e[0]) != oid_of(extension[0])] + [extension]
+
+
+def oid_of(extension: x509.ExtensionType) -> str:
+    return extension.oid.dotted_string
+
+
+def without(kind: type[x509.ExtensionType]) -> list[Extension]:
+    return [e for e in leaf_extensions(DEVICE, PCI, TCB) if not isinstance(e[0], kind)]
+
+
+def version_1() -> bytes:
+    """Take the version, whose default is v1, out of a leaf; its signature then no longer fits, which is another row."""
+    leaf = issue(leaf_extensions(DEVICE, PCI, TCB))
+    outer, inner = der_header(leaf, 0), der_header(leaf, 4)
+    signature = leaf[4 + inner.size + inner.length :]
+    body = leaf[4 + inner.size : 4 + inner.size + inner.length].removeprefix(b"\xa0\x03\x02\x01\x02")
+    assert (outer.size, inner.size, len(body)) == (4, 4, inner.length - 5)
+    content = b"\x30\x82" + len(body).to_bytes(2, "big") + body + signature
+    return b"\x30\x82" + len(content).to_bytes(2, "big") + content
+
+
+P256_KEY = SigningKey.generate(BaseAsym.ECDSA_P256, ENTROPY)
+PROFILE = leaf_extensions(DEVICE, PCI, TCB)
+DEFECTS: dict[str, tuple[Callable[[], bytes], dict[str, object]]] = {
+    "version": (version_1, {}),
+    "names": (lambda: ISSUER.certify("", LEAF_KEY.public, PROFILE, ENTROPY, VALIDITY), {}),
+    "key": (lambda: ISSUER.certify("leaf", P256_KEY.public, PROFILE, ENTROPY, VALIDITY), {}),
+    "key-usage": (lambda: issue(without(x509.KeyUsage)), {}),
+    "key-usage-authority": (
+        lambda: issue(with_extension((key_usage(digital_signature=True, key_cert_sign=True), True))),
+        {},
+    ),
+    "basic-constraints": (lambda: issue(with_extension((x509.BasicConstraints(ca=True, path_length=None), True))), {}),
+    "opposite-role": (lambda: issue(with_extension((x509.ExtendedKeyUsage([EKU_REQUESTER]), False))), {}),
+    "own-role": (lambda: issue(without(x509.ExtendedKeyUsage)), {}),
+    "alias-identity": (lambda: issue(PROFILE), {"model": CertificateModel.ALIAS}),
+    "hardware-identity": (lambda: issue(with_extension((spdm_extension([EKU_REQUESTER]), False))), {}),
+    "device-info": (lambda: issue(with_names(other_name(CMA_NAME, str(PCI)))), {}),
+    "cma-name": (lambda: issue(with_names(other_name(DEVICE_INFO, str(DEVICE)))), {}),
+    "tcb-info": (lambda: issue(leaf_extensions(DEVICE, PCI, TcbInfo(svn=1))), {}),
+}
+"""For each row of the leaf profile, a leaf with just that defect, and what the verifier expects of it."""
+
+ALSO_FOUND = {"version": {"path"}, "opposite-role": {"own-role"}}
+"""What a defect brings with it."""
+
+
+def with_names(*names: x509.GeneralName) -> list[Extension]:
+    return with_extension((x509.SubjectAlternativeName(names), False))
+
+
+def chain_of(leaf: bytes) -> bytes:
+    return chain_structure(ROOT.path[0], [ISSUER.path[1], leaf], BaseHash.SHA_384)
+
+
+def test_the_profile_without_defect_passes() -> None:
+    assert findings_of(chain_of(issue(PROFILE)), ROOT.path[0]) == set()
+
+
+@pytest.mark.parametrize("check", LEAF_CHECKS, ids=lambda check: check.name)
+def test_each_row_of_the_leaf_profile_finds_its_defect(check: Check) -> None:
+    make, expected = DEFECTS[check.name]
+    found = validate_chain(chain_of(make()), [ROOT.path[0]], BaseHash.SHA_384, BaseAsym.ECDSA_P384, NOW, **expected)  # type: ignore[arg-type]
+    assert {finding.check for finding in found} == {check.name} | ALSO_FOUND.get(check.name, set())
+    own = next(finding for finding in found if finding.check == check.name)
+    assert own.severity is check.severity
+    assert check.clause in str(own)
+
+
+@pytest.mark.parametrize(("version", "expected"), [(0x12, set()), (0x13, {"basic-constraints"})])
+def test_absent_basic_constraints_are_refused_from_1_3_on(version: int, expected: set[str]) -> None:
+    leaf = issue(without(x509.BasicConstraints))
+    assert findings_of(chain_of(leaf), ROOT.path[0], version=version) == expected
+
+
+def test_key_usage_without_digital_signature_is_refused() -> None:
+    leaf = issue(with_extension((key_usage(crl_sign=True), True)))
+    assert findings_of(chain_of(leaf), ROOT.path[0]) == {"key-usage"}
+
+
+def test_a_requester_needs_the_requester_role() -> None:
+    leaf = issue(with_extension((x509.ExtendedKeyUsage([EKU_REQUESTER]), False)))
+    assert findings_of(chain_of(leaf), ROOT.path[0], requester=True) == set()
+    assert "opposite-role" in findings_of(chain_of(issue(PROFILE)), ROOT.path[0], requester=True)
+
+
+@pytest.mark.parametrize(
+    ("extensions", "check"),
+    [
+        (lambda: with_extension((x509.UnrecognizedExtension(TCB_INFO, b"\x30\x01"), False)), "tcb-info"),
+        (lambda: with_extension((x509.UnrecognizedExtension(SPDM_EXTENSION, b"\x04\x00"), False)), "hardware-identity"),
+        (lambda: with_names(other_name(DEVICE_INFO, "nonsense"), other_name(CMA_NAME, str(PCI))), "device-info"),
+        (lambda: with_names(other_name(DEVICE_INFO, str(DEVICE)), other_name(CMA_NAME, "nonsense")), "cma-name"),
+        (lambda: with_names(other_name(DEVICE_INFO, "a:b:1"), other_name(DEVICE_INFO, "a:b:2")), "device-info"),
+        (lambda: with_extension((x509.UnrecognizedExtension(x509.KeyUsage.oid, b"\x04\x00"), True)), "extensions"),
+    ],
+    ids=["TcbInfo", "SPDM extension", "device name", "CMA name", "two device names", "keyUsage"],
+)
+def test_extensions_that_do_not_parse_are_errors(extensions: Callable[[], list[Extension]], check: str) -> None:
+    found = validate_chain(chain_of(issue(extensions())), [ROOT.path[0]], BaseHash.SHA_384, BaseAsym.ECDSA_P384, NOW)
+    assert check in {finding.check for finding in errors(found)}
+
+
+def test_an_unknown_critical_extension_is_refused() -> None:
+    unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
+    assert findings_of(chain_of(issue([*PROFILE, (unknown, True)])), ROOT.path[0]) == {"path"}
+
+
+# -- chains of the reference emulator ----------------------------------------------------------------------------------
+
+EMULATOR = os.environ.get("SPDM_EMU_BIN", "")
+needs_emulator = pytest.mark.skipif(not EMULATOR, reason="SPDM_EMU_BIN does not name the directory of a built spdm-emu")
+
+
+@needs_emulator
+@pytest.mark.parametrize(
+    "bundle", ["responder.certchain", "responder.certchain1", "requester.certchain", "responder.certchain_alias"]
+)
+@pytest.mark.parametrize(
+    ("directory", "asym", "base_hash"),
+    [
+        ("ecp256", BaseAsym.ECDSA_P256, BaseHash.SHA_256),
+        ("ecp384", BaseAsym.ECDSA_P384, BaseHash.SHA_384),
+        ("ecp521", BaseAsym.ECDSA_P521, BaseHash.SHA_512),
+        ("rsa3072", BaseAsym.RSAPSS_3072, BaseHash.SHA_384),
+    ],
+)
+def test_sample_chains_of_the_reference_emulator_validate(
+    directory: str, asym: BaseAsym, base_hash: BaseHash, bundle: str
+) -> None:
+    samples = Path(EMULATOR) / directory
+    certificates = split_certificates((samples / f"bundle_{bundle}.der").read_bytes())
+    anchor = (samples / ("ca1.cert.der" if bundle.endswith("1") else "ca.cert.der")).read_bytes()
+    chain = chain_structure(certificates[0], certificates[1:], base_hash)
+    model = CertificateModel.ALIAS if bundle.endswith("alias") else CertificateModel.DEVICE
+    found = validate_chain(
+        chain, [anchor], base_hash, asym, NOW, version=0x13, model=model, requester=bundle.startswith("requester")
+    )
+    assert {finding.check for finding in found} == {"own-role", "cma-name"}
+    assert {finding.severity for finding in found} == {Severity.WARNING}
