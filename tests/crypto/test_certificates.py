@@ -6,9 +6,11 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ed448, ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -235,6 +237,28 @@ def test_leaf_public_key_refuses_what_is_no_certificate() -> None:
         leaf_public_key(b"\x30\x00")
 
 
+def test_a_chain_without_certificates_is_refused() -> None:
+    with pytest.raises(DecodeError, match="there is no certificate"):
+        parse_chain(chain_structure(IDENTITY.root, [], BaseHash.SHA_384, include_root=False), BaseHash.SHA_384)
+
+
+@pytest.mark.parametrize(
+    ("make", "asym"),
+    [
+        (lambda: rsa.generate_private_key(65537, 2048), BaseAsym.RSAPSS_2048),
+        (ed25519.Ed25519PrivateKey.generate, BaseAsym.ED25519),
+        (ed448.Ed448PrivateKey.generate, BaseAsym.ED448),
+    ],
+    ids=["RSA", "Ed25519", "Ed448"],
+)
+def test_leaves_with_other_kinds_of_key_validate_but_give_no_key(make: Callable[[], Any], asym: BaseAsym) -> None:
+    leaf = ISSUER.certify("leaf", make().public_key(), PROFILE, ENTROPY, VALIDITY)
+    assert validate_chain(chain_of(leaf), [ROOT.path[0]], BaseHash.SHA_384, asym, NOW) == []
+    assert findings_of(chain_of(leaf), ROOT.path[0]) == {"key"}
+    with pytest.raises(AuthenticationFailed, match="not an elliptic-curve key"):
+        leaf_public_key(leaf)
+
+
 # -- the path ----------------------------------------------------------------------------------------------------------
 
 
@@ -440,11 +464,11 @@ def test_an_unknown_critical_extension_is_refused() -> None:
 
 # -- chains of the reference emulator ----------------------------------------------------------------------------------
 
-EMULATOR = os.environ.get("SPDM_EMU_BIN", "")
-needs_emulator = pytest.mark.skipif(not EMULATOR, reason="SPDM_EMU_BIN does not name the directory of a built spdm-emu")
+EMULATOR = os.environ.get("TEEIO_SPDM_EMU", "")
 
 
-@needs_emulator
+@pytest.mark.interop
+@pytest.mark.skipif(not EMULATOR, reason="TEEIO_SPDM_EMU does not name the bin folder of spdm-emu")
 @pytest.mark.parametrize(
     "bundle", ["responder.certchain", "responder.certchain1", "requester.certchain", "responder.certchain_alias"]
 )
