@@ -67,6 +67,6 @@ class DeviceServer:
 
 def _discovery(frame: bytes) -> bytes | None:
     try:
-        return doe.answer_discovery(frame, PROTOCOLS)
+        return doe.answer_discovery(doe.DiscoveryRequest.decode(doe.decode_object(frame).payload), PROTOCOLS)
     except DecodeError:
         return None

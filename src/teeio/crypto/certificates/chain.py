@@ -11,6 +11,7 @@ from typing import NamedTuple
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from teeio.crypto.algorithms import BaseHash
 from teeio.crypto.certificates.extensions import SEQUENCE, der_header
@@ -110,3 +111,19 @@ def leaf_public_key(der: bytes) -> PublicKey:
             remedy="negotiate an algorithm whose certificate holds an ECDSA key",
         )
     return key
+
+
+def certificate_pem(der: bytes) -> str:
+    """Give a DER certificate as PEM."""
+    return load_certificate(der).public_bytes(Encoding.PEM).decode()
+
+
+def load_anchor(data: bytes, where: str) -> bytes:
+    """Give the one certificate of a file, DER or PEM, as DER. Raises `DecodeError` naming `where`."""
+    try:
+        if b"-----BEGIN" in data:
+            return x509.load_pem_x509_certificate(data).public_bytes(Encoding.DER)
+        load_certificate(data)
+    except (ValueError, DecodeError) as error:
+        raise DecodeError("Certificate", where, 0, str(error), remedy="give one certificate in DER or PEM") from None
+    return data

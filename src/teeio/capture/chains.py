@@ -1,0 +1,145 @@
+"""Certificate chains of one side, put together from their portions, and the checks that need them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from teeio.capture.findings import Finding, Verdict, compared, not_checkable
+from teeio.capture.negotiated import Negotiated, Signer
+from teeio.crypto.algorithms import BaseHash
+from teeio.crypto.certificates import leaf_public_key, load_certificate, parse_chain
+from teeio.crypto.kdf import digest
+from teeio.crypto.keys import SIGNING_ALGORITHMS, PublicKey, verify
+from teeio.errors import AuthenticationFailed, DecodeError, Incompatible
+from teeio.spdm import messages as m
+from teeio.spdm.constants import PUBLIC_KEY_SLOT
+from teeio.spdm.transcript import signing_message
+
+MAX_CHAIN = 1 << 20
+"""Bytes of one chain that are put together; 1.4 allows more than 64 KiB."""
+
+MAX_REMEMBERED = 64
+
+
+class Chains:
+    """The chains and digests of one side's slots.
+
+    Chains are remembered beyond a connection by their digest, because a requester that finds an unchanged digest
+    reads no chain.
+    """
+
+    def __init__(self) -> None:
+        self.by_slot: dict[int, bytes] = {}
+        self.digests: dict[int, bytes] = {}
+        self._portions: dict[int, bytearray] = {}
+        self._remembered: dict[bytes, bytes] = {}
+
+    def reset(self) -> None:
+        """Begin a new connection."""
+        self.by_slot.clear()
+        self.digests.clear()
+        self._portions.clear()
+
+    def enter_digests(self, digests: m.Digests) -> list[Finding]:
+        """Enter DIGESTS; say of which known chain it gives the digest."""
+        findings = []
+        for slot in digests.slots():
+            value = self.digests[slot] = digests.of_slot(slot)
+            known = self._remembered.get(value)
+            if known is not None:
+                self.by_slot[slot] = known
+                findings.append(Finding(f"digest of slot {slot}", Verdict.OK))
+            else:
+                self.by_slot.pop(slot, None)
+        return findings
+
+    def enter_certificate(self, request: m.GetCertificate, response: m.Certificate, n: Negotiated) -> list[Finding]:
+        """Enter a portion of a chain; check the chain when it is whole."""
+        slot = response.slot
+        offset = request.large_offset if request.large else request.offset
+        portion = response.large_portion if response.large else response.portion
+        rest = response.large_remainder_length if response.large else response.remainder_length
+        chain = self._portions.setdefault(slot, bytearray())
+        if offset == 0:
+            chain.clear()
+        if request.slot_size_requested or offset != len(chain) or len(chain) + len(portion) > MAX_CHAIN:
+            return []
+        chain += portion
+        if rest or not portion:
+            return []
+        return self._enter_chain(slot, bytes(chain), n)
+
+    def _enter_chain(self, slot: int, chain: bytes, n: Negotiated) -> list[Finding]:
+        self.by_slot[slot] = chain
+        if not n.hash_implemented:
+            return [not_checkable(f"chain of slot {slot}", f"no implementation of {n.connection.base_hash!r}")]
+        base_hash = n.connection.base_hash
+        actual = digest(base_hash, chain)
+        if len(self._remembered) < MAX_REMEMBERED:
+            self._remembered[actual] = chain
+        findings = [_structure(f"chain of slot {slot}", chain, base_hash)]
+        if slot in self.digests:
+            same = actual == self.digests[slot]
+            findings.append(
+                compared(f"digest of slot {slot}", same, "the chain does not have the digest that DIGESTS gave")
+            )
+        return findings
+
+    def hash_of(self, slot: int, n: Negotiated) -> bytes | None:
+        """Give the digest of a slot's chain: of the chain itself or, if it was not read here, as DIGESTS gave it."""
+        chain = self.by_slot.get(slot)
+        if chain is not None and n.hash_implemented:
+            return digest(n.connection.base_hash, chain)
+        return self.digests.get(slot)
+
+    def check_hash(self, check: str, slot: int, value: bytes, n: Negotiated) -> Finding:
+        """Check that `value` is the digest of the chain of `slot`."""
+        actual = self.hash_of(slot, n)
+        if actual is None:
+            return not_checkable(check, _missing(slot))
+        return compared(check, actual == value, f"it is not the digest of the chain of slot {slot}")
+
+    def check_signature(
+        self, check: str, slot: int, context: str, transcript: bytes, signature: bytes, n: Negotiated, signer: Signer
+    ) -> Finding:
+        """Check a signature over `transcript` with the leaf key of `slot`."""
+        algorithm, base_hash = signer.base_asym, n.connection.base_hash
+        if not algorithm & SIGNING_ALGORITHMS or algorithm.bit_count() != 1:
+            return not_checkable(check, f"no implementation of {signer.name}")
+        if not n.hash_implemented:
+            return not_checkable(check, f"no implementation of {base_hash!r}")
+        chain = self.by_slot.get(slot)
+        if chain is None:
+            return not_checkable(check, _missing(slot))
+        message = signing_message(n.connection.version, context, transcript, base_hash)
+        try:
+            verify(_leaf_key(chain, base_hash), algorithm, message, signature, base_hash)
+        except Incompatible as error:
+            return not_checkable(check, str(error))
+        except (AuthenticationFailed, DecodeError) as error:
+            return Finding(check, Verdict.WRONG, str(error))
+        return Finding(check, Verdict.OK)
+
+
+def _missing(slot: int) -> str:
+    if slot == PUBLIC_KEY_SLOT:
+        return "the provisioned public key is not in the capture"
+    return f"the certificate chain of slot {slot} is not in the capture"
+
+
+@lru_cache(maxsize=MAX_REMEMBERED)
+def _leaf_key(chain: bytes, base_hash: BaseHash) -> PublicKey:
+    return leaf_public_key(parse_chain(chain, base_hash)[1][-1])
+
+
+def _structure(check: str, chain: bytes, base_hash: BaseHash) -> Finding:
+    try:
+        root_hash, certificates = parse_chain(chain, base_hash)
+        if digest(base_hash, certificates[0]) == root_hash:
+            return Finding(check, Verdict.OK)
+        first = load_certificate(certificates[0])
+    except DecodeError as error:
+        return Finding(check, Verdict.WRONG, str(error))
+    if first.issuer != first.subject:
+        return not_checkable(check, "the chain begins below its root, whose hash it gives")
+    return Finding(check, Verdict.WRONG, "RootHash is not the hash of the root certificate")

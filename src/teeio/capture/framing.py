@@ -1,0 +1,75 @@
+"""Frames of the two link types: what a frame carries, and the binding that its secured messages need.
+
+The layouts are those of `mctp` and `pcie.doe`. A frame that carries something else than SPDM is named, never an error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from teeio import mctp
+from teeio.capture.pcap import LinkType
+from teeio.errors import DecodeError
+from teeio.pcie import doe
+from teeio.spdm.binding import Binding
+from teeio.wire import Record
+
+BINDINGS: dict[LinkType, Binding] = {LinkType.MCTP: mctp.MctpBinding(), LinkType.PCI_DOE: doe.DoeBinding()}
+"""The binding of each link type."""
+
+
+class Carried(Enum):
+    """What a frame carries."""
+
+    SPDM = "SPDM"
+    SECURED = "secured SPDM"
+    DISCOVERY = "DOE discovery"
+    OTHER = "other"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True, slots=True)
+class Framed:
+    """The content of a frame: `payload` with transport padding; `name` of what is no SPDM, `error` of a broken one."""
+
+    carried: Carried
+    payload: bytes = field(repr=False)
+    name: str = ""
+    error: str = ""
+
+
+def unframe(link_type: LinkType, frame: bytes) -> Framed:
+    """Take a frame apart. Never raises."""
+    try:
+        return _unframe_mctp(frame) if link_type is LinkType.MCTP else _unframe_doe(frame)
+    except DecodeError as error:
+        return Framed(Carried.BROKEN, frame, error=str(error))
+
+
+def _unframe_mctp(frame: bytes) -> Framed:
+    _, used = mctp.MctpHeader.decode_prefix(frame)
+    message = frame[used:]
+    if message and message[0] not in (mctp.MessageType.SPDM, mctp.MessageType.SECURED_SPDM):
+        return Framed(Carried.OTHER, message[1:], name=f"MCTP message type {message[0]:#04x}")
+    payload, secured = BINDINGS[LinkType.MCTP].unwrap(message)
+    return Framed(Carried.SECURED if secured else Carried.SPDM, payload)
+
+
+def _unframe_doe(frame: bytes) -> Framed:
+    found = doe.decode_object(frame)
+    if found.protocol == doe.SPDM:
+        return Framed(Carried.SPDM, found.payload)
+    if found.protocol == doe.SECURED_SPDM:
+        return Framed(Carried.SECURED, found.payload)
+    if found.protocol == doe.DISCOVERY:
+        return Framed(Carried.DISCOVERY, found.payload, name="DOE_DISCOVERY")
+    return Framed(Carried.OTHER, found.payload, name=f"DOE data object {found.vendor_id:#06x}:{int(found.type):#04x}")
+
+
+def decode_discovery(payload: bytes, *, request: bool) -> Record | None:
+    """Decode a DOE discovery payload, or give None if it does not parse."""
+    try:
+        return doe.DiscoveryRequest.decode(payload) if request else doe.DiscoveryResponse.decode(payload)
+    except DecodeError:
+        return None
