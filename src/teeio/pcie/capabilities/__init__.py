@@ -1,0 +1,1 @@
+"""The registers of configuration space, one capability a file, each declared once."""

@@ -1,0 +1,377 @@
+"""Transaction layer packets in Non-Flit Mode, as bytes (PCIe Base 2.2).
+
+A `Tlp` is its End-End prefixes, its header and its payload, as they travel. The table `TlpType` says what each
+Fmt/Type means; the header layouts are those of `tlp_headers`. Decoding raises nothing but `DecodeError`.
+
+Left out: ECRC (IDE forbids it), Local prefixes, 10-bit tags, Flit Mode, TPH, I/O and AtomicOp constructors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from typing import NamedTuple
+
+from teeio.errors import DecodeError, Misuse
+from teeio.pcie.tlp_headers import (
+    Common,
+    CompletionHeader,
+    CompletionStatus,
+    ConfigurationHeader,
+    MemoryHeader,
+    MessageCode,
+    MessageHeader,
+)
+
+__all__ = [
+    "MAX_PAYLOAD",
+    "PAGE",
+    "TYPES",
+    "CompletionStatus",
+    "MessageCode",
+    "Routing",
+    "SubStream",
+    "Tlp",
+    "TlpType",
+    "byte_enables",
+    "completion",
+    "config_read",
+    "config_write",
+    "header_sizes",
+    "memory_read",
+    "memory_write",
+    "message",
+]
+
+PAGE = 4096
+MAX_PAYLOAD = 4096
+MAX_PREFIXES = 4
+
+
+class SubStream(IntEnum):
+    """Flow-control class of a TLP; IDE gives each class a sub-stream of the same number (PCIe Base 6.33.4)."""
+
+    PR = 0
+    NPR = 1
+    CPL = 2
+
+
+class Routing(IntEnum):
+    """Routing of a message: the low three bits of its Type."""
+
+    TO_ROOT_COMPLEX = 0
+    BY_ADDRESS = 1
+    BY_ID = 2
+    BROADCAST = 3
+    LOCAL = 4
+    GATHERED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a TLP type is: its Type field, whether its header may have 3 or 4 DW, and where IDE lets it travel."""
+
+    label: str
+    type: int
+    with_data: bool
+    sizes: tuple[int, ...]
+    sub_stream: SubStream
+    selective: bool
+
+
+class TlpType(Enum):
+    """The Fmt/Type table (PCIe Base table 2-3); `selective` after 6.33.4."""
+
+    MRD = Row("MRd", 0b00000, False, (3, 4), SubStream.NPR, True)
+    MRDLK = Row("MRdLk", 0b00001, False, (3, 4), SubStream.NPR, True)
+    MWR = Row("MWr", 0b00000, True, (3, 4), SubStream.PR, True)
+    IORD = Row("IORd", 0b00010, False, (3,), SubStream.NPR, False)
+    IOWR = Row("IOWr", 0b00010, True, (3,), SubStream.NPR, False)
+    CFGRD0 = Row("CfgRd0", 0b00100, False, (3,), SubStream.NPR, False)
+    CFGWR0 = Row("CfgWr0", 0b00100, True, (3,), SubStream.NPR, False)
+    CFGRD1 = Row("CfgRd1", 0b00101, False, (3,), SubStream.NPR, True)
+    CFGWR1 = Row("CfgWr1", 0b00101, True, (3,), SubStream.NPR, True)
+    DMWR = Row("DMWr", 0b11011, True, (3, 4), SubStream.NPR, True)
+    FETCH_ADD = Row("FetchAdd", 0b01100, True, (3, 4), SubStream.NPR, True)
+    SWAP = Row("Swap", 0b01101, True, (3, 4), SubStream.NPR, True)
+    CAS = Row("CAS", 0b01110, True, (3, 4), SubStream.NPR, True)
+    MSG_ROOT = Row("Msg", 0b10000, False, (4,), SubStream.PR, True)
+    MSG_ADDRESS = Row("Msg", 0b10001, False, (4,), SubStream.PR, True)
+    MSG_ID = Row("Msg", 0b10010, False, (4,), SubStream.PR, True)
+    MSG_BROADCAST = Row("Msg", 0b10011, False, (4,), SubStream.PR, False)
+    MSG_LOCAL = Row("Msg", 0b10100, False, (4,), SubStream.PR, False)
+    MSG_GATHERED = Row("Msg", 0b10101, False, (4,), SubStream.PR, False)
+    MSGD_ROOT = Row("MsgD", 0b10000, True, (4,), SubStream.PR, True)
+    MSGD_ADDRESS = Row("MsgD", 0b10001, True, (4,), SubStream.PR, True)
+    MSGD_ID = Row("MsgD", 0b10010, True, (4,), SubStream.PR, True)
+    MSGD_BROADCAST = Row("MsgD", 0b10011, True, (4,), SubStream.PR, False)
+    MSGD_LOCAL = Row("MsgD", 0b10100, True, (4,), SubStream.PR, False)
+    CPL = Row("Cpl", 0b01010, False, (3,), SubStream.CPL, True)
+    CPLD = Row("CplD", 0b01010, True, (3,), SubStream.CPL, True)
+    CPLLK = Row("CplLk", 0b01011, False, (3,), SubStream.CPL, True)
+    CPLDLK = Row("CplDLk", 0b01011, True, (3,), SubStream.CPL, True)
+
+    @property
+    def is_message(self) -> bool:
+        """Whether this is a Msg or MsgD."""
+        return self.value.type & 0b11000 == 0b10000
+
+    @property
+    def is_completion(self) -> bool:
+        """Whether this completes a non-posted request."""
+        return self.value.sub_stream is SubStream.CPL
+
+    def first_byte(self, four_dw: bool) -> int:
+        """Give byte 0 of the header: Fmt 7:5, Type 4:0."""
+        row = self.value
+        size = 4 if (four_dw or row.sizes == (4,)) else 3
+        if size not in row.sizes:
+            raise Misuse(f"{row.label} has no {size} DW header")
+        return (int(row.with_data) << 1 | int(size == 4)) << 5 | row.type
+
+
+TYPES: dict[int, TlpType] = {kind.first_byte(size == 4): kind for kind in TlpType for size in kind.value.sizes}
+"""TLP type by byte 0 of the header."""
+
+_MEMORY = {TlpType.MRD, TlpType.MRDLK, TlpType.MWR, TlpType.DMWR, TlpType.FETCH_ADD, TlpType.SWAP, TlpType.CAS}
+_CONFIGURATION = {TlpType.CFGRD0, TlpType.CFGWR0, TlpType.CFGRD1, TlpType.CFGWR1}
+_END_END_PREFIX = range(0x90, 0xA0)
+
+# -- the packet --------------------------------------------------------------------------------------------
+
+
+class Tlp(NamedTuple):
+    """A TLP as it travels.
+
+    `header` is 12 or 16 bytes, `payload` whole DWs, `prefixes` the End-End prefixes other than IDE's.
+    """
+
+    header: bytes
+    payload: bytes = b""
+    prefixes: bytes = b""
+
+    @classmethod
+    def decode(cls, data: bytes) -> Tlp:
+        """Decode a TLP that carries no IDE prefix. Raises `DecodeError`."""
+        prefixes = 0
+        while len(data) > prefixes and data[prefixes] in _END_END_PREFIX and prefixes < 4 * MAX_PREFIXES:
+            prefixes += 4
+        size, length = header_sizes(data, prefixes)
+        end = prefixes + size
+        if len(data) != end + length:
+            raise DecodeError("Tlp", "payload", end, f"has {len(data) - end} bytes, its header says {length}")
+        tlp = cls(bytes(data[prefixes:end]), bytes(data[end:]), bytes(data[:prefixes]))
+        tlp.check()
+        return tlp
+
+    def encode(self) -> bytes:
+        """Give the bytes on the wire, without IDE."""
+        return self.prefixes + self.header + self.payload
+
+    @property
+    def type(self) -> TlpType:
+        """What the TLP is."""
+        return TYPES[self.header[0]]
+
+    @property
+    def sub_stream(self) -> SubStream:
+        """The flow-control class, which is the IDE sub-stream."""
+        sub_stream: SubStream = TYPES[self.header[0]].value.sub_stream
+        return sub_stream
+
+    @property
+    def traffic_class(self) -> int:
+        """TC."""
+        return self.header[1] >> 4 & 7
+
+    @property
+    def requester_id(self) -> int:
+        """Requester ID; of a completion: whom it is for."""
+        at = 8 if self.type.is_completion else 4
+        return int.from_bytes(self.header[at : at + 2], "big")
+
+    def memory(self) -> MemoryHeader:
+        """Read the header of a memory request. Raises `DecodeError` if this is none."""
+        return MemoryHeader.decode(self._header_of(_MEMORY, "MemoryHeader"))
+
+    def completion(self) -> CompletionHeader:
+        """Read the header of a completion. Raises `DecodeError` if this is none."""
+        if not self.type.is_completion:
+            raise DecodeError("CompletionHeader", "common", 0, f"a {self.type.value.label} is no completion")
+        return CompletionHeader.decode(self.header)
+
+    def configuration(self) -> ConfigurationHeader:
+        """Read the header of a configuration request. Raises `DecodeError` if this is none."""
+        return ConfigurationHeader.decode(self._header_of(_CONFIGURATION, "ConfigurationHeader"))
+
+    def message(self) -> MessageHeader:
+        """Read the header of a message. Raises `DecodeError` if this is none."""
+        if not self.type.is_message:
+            raise DecodeError("MessageHeader", "common", 0, f"a {self.type.value.label} is no message")
+        return MessageHeader.decode(self.header)
+
+    def _header_of(self, kinds: set[TlpType], layout: str) -> bytes:
+        if self.type not in kinds:
+            raise DecodeError(layout, "common", 0, f"a {self.type.value.label} has another header")
+        return self.header
+
+    def check(self) -> None:
+        """Apply the rules whose breach makes a TLP malformed (PCIe Base 2.2.5, 2.2.7). Raises `DecodeError`."""
+        if self.header[2] & 0x80:
+            raise DecodeError("Tlp", "digest", 2, "an ECRC is announced, which this model does not carry")
+        kind = self.type
+        if kind not in _MEMORY:
+            return
+        header = self.memory()
+        if header.address % PAGE + 4 * header.dwords > PAGE and kind is not TlpType.FETCH_ADD:
+            raise DecodeError(
+                "MemoryHeader", "address_low", len(self.header) - 4, "the request crosses a 4 KiB boundary"
+            )
+        if kind in (TlpType.MRD, TlpType.MWR) and not self.header[1] & 1:
+            single = header.dwords == 1
+            if (single and header.last_be) or (not single and not (header.first_be and header.last_be)):
+                raise DecodeError(
+                    "MemoryHeader", "last_be", 7, f"{header.last_be:#x} does not go with {header.dwords} DW"
+                )
+
+
+def header_sizes(data: bytes, at: int) -> tuple[int, int]:
+    """Give the bytes of the header that starts at `at` and of the payload it announces. Raises `DecodeError`."""
+    if len(data) < at + 12:
+        raise DecodeError("Tlp", "header", at, f"needs 12 or 16 bytes, {max(len(data) - at, 0)} are there")
+    first = data[at]
+    if first not in TYPES:
+        raise DecodeError("Tlp", "first_byte", at, f"{first:#04x} is no Fmt and Type known here")
+    size = 16 if first & 0x20 else 12
+    if len(data) < at + size:
+        raise DecodeError("Tlp", "header", at, f"needs {size} bytes, {len(data) - at} are there")
+    if not first & 0x40:
+        return size, 0
+    return size, 4 * (((data[at + 2] & 3) << 8 | data[at + 3]) or 1024)
+
+
+# -- constructors ------------------------------------------------------------------------------------------
+
+
+def byte_enables(address: int, size: int) -> tuple[int, int, int]:
+    """Give DW count, first and last byte enables of `size` bytes at `address` (PCIe Base 2.2.5).
+
+    Raises `Misuse` if the bytes cross a 4 KiB boundary, which no request may.
+    """
+    if size < 0 or address < 0 or address + size > 1 << 64 or address % PAGE + max(size, 1) > PAGE:
+        raise Misuse(f"{size} bytes at {address:#x} cross a 4 KiB boundary", remedy="split the transfer")
+    if size == 0:
+        return 1, 0, 0
+    start, end = address % 4, (address + size - 1) % 4
+    dwords = (address % 4 + size + 3) // 4
+    first, last = 0xF << start & 0xF, 0xF >> 3 - end
+    return (1, first & last, 0) if dwords == 1 else (dwords, first, last)
+
+
+def _memory(kind: TlpType, requester_id: int, tag: int, address: int, size: int, traffic_class: int) -> bytes:
+    dwords, first, last = byte_enables(address, size)
+    # A 64-bit header may not carry an address below 4 GiB (PCIe Base 2.2.4.1).
+    common = Common(first_byte=kind.first_byte(address >> 32 != 0), length=dwords & 0x3FF, traffic_class=traffic_class)
+    return MemoryHeader(
+        common=common,
+        requester_id=requester_id,
+        tag=tag,
+        first_be=first,
+        last_be=last,
+        address_high=address >> 32,
+        address_low=address & 0xFFFFFFFC,
+    ).encode()
+
+
+def memory_read(requester_id: int, tag: int, address: int, size: int, *, traffic_class: int = 0) -> Tlp:
+    """Build an MRd of 0 to 4096 bytes inside a 4 KiB page; the header has 4 DW from 4 GiB on."""
+    return Tlp(_memory(TlpType.MRD, requester_id, tag, address, size, traffic_class))
+
+
+def memory_write(requester_id: int, tag: int, address: int, data: bytes, *, traffic_class: int = 0) -> Tlp:
+    """Build an MWr of 1 to 4096 bytes inside a 4 KiB page; bytes outside `data` are zero and not enabled."""
+    header = _memory(TlpType.MWR, requester_id, tag, address, len(data), traffic_class)
+    front = address % 4
+    return Tlp(header, bytes(front) + data + bytes(-(front + len(data)) % 4))
+
+
+def completion(
+    completer_id: int,
+    requester_id: int,
+    tag: int,
+    data: bytes = b"",
+    *,
+    status: CompletionStatus = CompletionStatus.SC,
+    byte_count: int | None = None,
+    lower_address: int = 0,
+    traffic_class: int = 0,
+) -> Tlp:
+    """Build a CplD with `data` (whole DWs), or a Cpl without.
+
+    `byte_count` is what is left of the request, by default the length of `data`, or 4.
+    """
+    kind = TlpType.CPLD if data else TlpType.CPL
+    if len(data) % 4 or len(data) > MAX_PAYLOAD:
+        raise Misuse(f"a completion carries whole DWs, up to {MAX_PAYLOAD} bytes, not {len(data)}")
+    left = byte_count if byte_count is not None else len(data) or 4
+    length = len(data) // 4 & 0x3FF
+    header = CompletionHeader(
+        common=Common(first_byte=kind.first_byte(False), length=length, traffic_class=traffic_class),
+        byte_count=left & 0xFFF,
+        status=status,
+        completer_id=completer_id,
+        requester_id=requester_id,
+        tag=tag,
+        lower_address=lower_address & 0x7F,
+    )
+    return Tlp(header.encode(), data)
+
+
+def _configuration(kind: TlpType, requester_id: int, tag: int, target_id: int, offset: int, size: int) -> bytes:
+    if size not in (1, 2, 4) or offset % size or not 0 <= offset < PAGE:
+        raise Misuse(
+            f"configuration access of {size} bytes at {offset:#x}; it takes 1, 2 or 4 aligned bytes below 1000h"
+        )
+    return ConfigurationHeader(
+        common=Common(first_byte=kind.first_byte(False)),
+        requester_id=requester_id,
+        tag=tag,
+        first_be=(1 << size) - 1 << offset % 4,
+        register=offset // 4,
+        target_id=target_id,
+    ).encode()
+
+
+def config_read(
+    requester_id: int, tag: int, target_id: int, offset: int, size: int = 4, *, type_1: bool = False
+) -> Tlp:
+    """Build a CfgRd of 1, 2 or 4 aligned bytes; the completion brings the whole DW."""
+    kind = TlpType.CFGRD1 if type_1 else TlpType.CFGRD0
+    return Tlp(_configuration(kind, requester_id, tag, target_id, offset, size))
+
+
+def config_write(
+    requester_id: int, tag: int, target_id: int, offset: int, size: int, value: int, *, type_1: bool = False
+) -> Tlp:
+    """Build a CfgWr of 1, 2 or 4 aligned bytes."""
+    kind = TlpType.CFGWR1 if type_1 else TlpType.CFGWR0
+    header = _configuration(kind, requester_id, tag, target_id, offset, size)
+    return Tlp(header, (value << 8 * (offset % 4) & 0xFFFFFFFF).to_bytes(4, "little"))
+
+
+def message(
+    requester_id: int,
+    code: int,
+    routing: Routing,
+    body: bytes = bytes(8),
+    data: bytes = b"",
+    *,
+    tag: int = 0,
+    traffic_class: int = 0,
+) -> Tlp:
+    """Build a Msg, or a MsgD with `data` (whole DWs); `body` is bytes 8 to 15."""
+    if len(data) % 4:
+        raise Misuse("a message carries whole DWs")
+    first = (0x70 if data else 0x30) | routing
+    common = Common(first_byte=first, length=len(data) // 4 & 0x3FF, traffic_class=traffic_class)
+    return Tlp(MessageHeader(common=common, requester_id=requester_id, tag=tag, code=code, body=body).encode(), data)
