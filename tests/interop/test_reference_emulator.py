@@ -1,0 +1,164 @@
+"""Our two roles against the DMTF reference emulator, where it is installed.
+
+TEEIO_SPDM_EMU names the bin folder of a built spdm-emu (with its sample keys). Success means that both sides complete and that
+the emulator's standard error is empty: its exit code alone says too little.
+"""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+BIN = Path(os.environ.get("TEEIO_SPDM_EMU", "/nonexistent"))
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.skipif(
+        not (BIN / "spdm_requester_emu").is_file(),
+        reason="TEEIO_SPDM_EMU does not name the bin folder of a built spdm-emu",
+    ),
+]
+
+P384 = "--hash SHA_384 --asym ECDSA_P384 --dhe SECP_384_R1 --aead AES_256_GCM"
+P256 = "--hash SHA_256 --asym ECDSA_P256 --dhe SECP_256_R1 --aead AES_128_GCM"
+NO_MUTUAL = "--mut_auth NO --basic_mut_auth NO"
+
+
+@pytest.fixture
+def bin_folder(tmp_path: Path) -> Path:
+    """A private copy: the emulator finds its keys in, and writes to, the working folder."""
+    for item in BIN.iterdir():
+        if item.is_dir() and item.name.startswith("ecp"):
+            shutil.copytree(item, tmp_path / item.name)
+        elif item.name.startswith("spdm_") and item.is_file():
+            shutil.copy(item, tmp_path / item.name)
+    return tmp_path
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def _teeio_device(transport: str, *options: str) -> Iterator[tuple[int, "subprocess.Popen[str]"]]:
+    command = [sys.executable, "-m", "teeio", "device", "--transport", transport, "--port", "0", "--once", *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.search(r"listening on 127\.0\.0\.1:(\d+)", line)
+        assert found, line
+        yield int(found[1]), process
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+
+
+def _listening(port: int) -> bool:
+    """Look without connecting: a connection without a greeting would end the emulator."""
+    wanted = f":{port:04X}"
+    return any(
+        fields[1].endswith(wanted) and fields[3] == "0A"
+        for fields in (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    )
+
+
+@contextmanager
+def _reference_responder(folder: Path, options: str) -> Iterator[int]:
+    port = _free_port()
+    process = subprocess.Popen(
+        ["./spdm_responder_emu", "--port", str(port), *options.split()],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 10
+        while not _listening(port):
+            assert time.monotonic() < deadline, "the reference responder does not listen"
+            time.sleep(0.05)
+        yield port
+        _, errors = process.communicate(timeout=20)
+        assert (process.returncode, errors) == (0, "")
+    finally:
+        process.kill()
+
+
+def _reference_requester(folder: Path, port: int, options: str) -> None:
+    done = subprocess.run(
+        ["./spdm_requester_emu", "--port", str(port), *options.split()],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "connect success" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("transport", "options"),
+    [
+        ("PCI_DOE", f"--ver 1.2 {P384} {NO_MUTUAL} --exe_conn DIGEST,CERT,CHAL,MEAS --exe_session KEY_EX,MEAS,HEARTBEAT,KEY_UPDATE,APP"),
+        ("PCI_DOE", f"--ver 1.3 {P256} {NO_MUTUAL} --meas_op ALL --exe_conn DIGEST,CERT,CHAL,MEAS --exe_session KEY_EX,MEAS,HEARTBEAT,KEY_UPDATE,APP"),
+        ("MCTP", f"--ver 1.2 {P384} {NO_MUTUAL} --meas_op ALL --exe_conn DIGEST,CERT,CHAL,MEAS --exe_session KEY_EX,MEAS,HEARTBEAT,KEY_UPDATE"),
+        ("MCTP", f"--ver 1.3 {P256} {NO_MUTUAL} --meas_op ALL --exe_conn DIGEST,CERT,CHAL,MEAS --exe_session KEY_EX,MEAS,HEARTBEAT,KEY_UPDATE"),
+    ],
+    ids=["doe-1.2-p384-app", "doe-1.3-p256-app", "mctp-1.2-p384", "mctp-1.3-p256"],
+)
+def test_the_reference_requester_completes_against_our_device(bin_folder: Path, transport: str, options: str) -> None:
+    with _teeio_device(transport.lower()) as (port, _):
+        _reference_requester(bin_folder, port, f"--trans {transport} {options}")
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+@pytest.mark.parametrize("suite", [P384, P256], ids=["p384", "p256"])
+@pytest.mark.parametrize("transport", ["PCI_DOE", "MCTP"])
+def test_our_requester_completes_against_the_reference_responder(
+    bin_folder: Path, transport: str, suite: str, version: str
+) -> None:
+    with _reference_responder(bin_folder, f"--trans {transport} --ver {version} {suite} {NO_MUTUAL}") as port:
+        folder = "ecp384" if suite == P384 else "ecp256"
+        done = subprocess.run(
+            [sys.executable, "-m", "teeio", "connect", f"127.0.0.1:{port}", "--transport", transport.lower(), "--json",
+             "--anchor", str(bin_folder / folder / "ca.cert.der")],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["version"] == version
+    assert len(found["measurements"]) == len(found["measurements_in_session"]) == 8
+    assert found["certificates"]["trust"] == "validated to a given anchor"
+    if transport == "PCI_DOE":
+        assert found["tdisp"]["states"] == ["CONFIG_UNLOCKED", "CONFIG_LOCKED", "RUN", "CONFIG_UNLOCKED"]
+        assert found["ide_km"]["keys"] == 6
+
+
+def test_a_device_and_a_requester_of_ours_meet_too(tmp_path: Path) -> None:
+    keys, pcap = tmp_path / "keys.txt", tmp_path / "run.pcap"
+    with _teeio_device("pci_doe", "--root", str(tmp_path / "root.pem")) as (port, _):
+        done = subprocess.run(
+            [sys.executable, "-m", "teeio", "connect", f"127.0.0.1:{port}", "--keylog", str(keys), "--pcap", str(pcap)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+    decoded = subprocess.run(
+        [sys.executable, "-m", "teeio", "decode", str(pcap), "--keys", str(keys), "--brief"], capture_output=True, text=True
+    )
+    assert decoded.returncode == 0, decoded.stderr
+    assert "0 records not opened, 0 messages not decoded" in decoded.stdout
