@@ -1,149 +1,240 @@
-"""Signing keys, verification keys and key exchange, by the algorithm rows of `algorithms`.
+"""Signing and verification keys: one scheme for each signature algorithm of DSP0274 that a well-kept library has.
 
-ECDSA signatures are the fixed-width big-endian r||s that SPDM carries; signing is deterministic (RFC 6979), so that a run can be
-repeated byte for byte.
+ECDSA signatures are the fixed-width big-endian r||s that SPDM carries, RSA ones big-endian; both as DSP0274 writes them. ECDSA and
+EdDSA signing is deterministic and keys come from the given randomness, so that a run can be repeated byte for byte; RSA keys
+and PSS salts, and ML-DSA signatures, draw on the library's own randomness.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
-from teeio.crypto.algorithms import BaseAsym, BaseHash, Dhe
+from teeio.crypto.algorithms import BaseAsym, BaseHash, PqcAsym
 from teeio.crypto.entropy import Entropy
+from teeio.crypto.scalars import CURVES, private_key
 from teeio.errors import AuthenticationFailed, Incompatible, Misuse
 
-PublicKey: TypeAlias = ec.EllipticCurvePublicKey
+PublicKey: TypeAlias = (
+    ec.EllipticCurvePublicKey
+    | rsa.RSAPublicKey
+    | ed25519.Ed25519PublicKey
+    | mldsa.MLDSA44PublicKey
+    | mldsa.MLDSA65PublicKey
+    | mldsa.MLDSA87PublicKey
+)
+Asym: TypeAlias = BaseAsym | PqcAsym
+"""A signature algorithm."""
 
-_CURVES: dict[int, Callable[[], ec.EllipticCurve]] = {32: ec.SECP256R1, 48: ec.SECP384R1, 66: ec.SECP521R1}
-_SIGNING_SCALAR = {BaseAsym.ECDSA_P256: 32, BaseAsym.ECDSA_P384: 48, BaseAsym.ECDSA_P521: 66}
-_EXCHANGE_SCALAR = {Dhe.SECP256R1: 32, Dhe.SECP384R1: 48, Dhe.SECP521R1: 66}
-_HASHES: dict[BaseHash, Callable[[], hashes.HashAlgorithm]] = {
-    BaseHash.SHA_256: hashes.SHA256,
-    BaseHash.SHA_384: hashes.SHA384,
-    BaseHash.SHA_512: hashes.SHA512,
-    BaseHash.SHA3_256: hashes.SHA3_256,
-    BaseHash.SHA3_384: hashes.SHA3_384,
-    BaseHash.SHA3_512: hashes.SHA3_512,
+HashAlgorithm: TypeAlias = (
+    hashes.SHA256 | hashes.SHA384 | hashes.SHA512 | hashes.SHA3_256 | hashes.SHA3_384 | hashes.SHA3_512
+)
+
+_HASHES: dict[BaseHash, HashAlgorithm] = {
+    BaseHash.SHA_256: hashes.SHA256(),
+    BaseHash.SHA_384: hashes.SHA384(),
+    BaseHash.SHA_512: hashes.SHA512(),
+    BaseHash.SHA3_256: hashes.SHA3_256(),
+    BaseHash.SHA3_384: hashes.SHA3_384(),
+    BaseHash.SHA3_512: hashes.SHA3_512(),
 }
-_ORDERS = {
-    32: 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551,
-    48: 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFC7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973,
-    66: 0x01FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFA51868783BF2F966B7FCC0148F709A5D03BB5C9B8899C47AEBB6FB71E91386409,
+
+
+def hash_algorithm(algorithm: BaseHash) -> HashAlgorithm:
+    """Give the library's hash object. Raises `Incompatible` for SM3, which signatures here cannot use."""
+    found = _HASHES.get(algorithm)
+    if found is None:
+        raise Incompatible(f"no signatures over {algorithm!r}", remedy="negotiate a SHA-2 or SHA-3 hash")
+    return found
+
+
+class Scheme(ABC):
+    """How one signature algorithm makes keys, signs and verifies. `context` is the FIPS context string of ML-DSA."""
+
+    @abstractmethod
+    def generate(self, entropy: Entropy) -> Any:
+        """Make a private key."""
+
+    @abstractmethod
+    def fits(self, public: object) -> bool:
+        """Tell whether a public key is of this algorithm."""
+
+    @abstractmethod
+    def sign(self, key: Any, message: bytes, base_hash: BaseHash, context: bytes) -> bytes:
+        """Sign."""
+
+    @abstractmethod
+    def verify(self, public: Any, message: bytes, signature: bytes, base_hash: BaseHash, context: bytes) -> None:
+        """Verify. Raises `InvalidSignature`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ecdsa(Scheme):
+    size: int
+
+    def generate(self, entropy: Entropy) -> ec.EllipticCurvePrivateKey:
+        return private_key(self.size, entropy)
+
+    def fits(self, public: object) -> bool:
+        return isinstance(public, ec.EllipticCurvePublicKey) and public.curve.name == CURVES[self.size]().name
+
+    def sign(self, key: Any, message: bytes, base_hash: BaseHash, context: bytes) -> bytes:
+        signature = key.sign(message, ec.ECDSA(hash_algorithm(base_hash), deterministic_signing=True))
+        return b"".join(part.to_bytes(self.size, "big") for part in decode_dss_signature(signature))
+
+    def verify(self, public: Any, message: bytes, signature: bytes, base_hash: BaseHash, context: bytes) -> None:
+        r, s = (int.from_bytes(signature[at : at + self.size], "big") for at in (0, self.size))
+        public.verify(encode_dss_signature(r, s), message, ec.ECDSA(hash_algorithm(base_hash)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Rsa(Scheme):
+    bits: int
+    pss: bool
+
+    def generate(self, entropy: Entropy) -> rsa.RSAPrivateKey:
+        return rsa.generate_private_key(65537, self.bits)
+
+    def fits(self, public: object) -> bool:
+        return isinstance(public, rsa.RSAPublicKey) and public.key_size == self.bits
+
+    def _padding(self, algorithm: HashAlgorithm) -> padding.AsymmetricPadding:
+        if not self.pss:
+            return padding.PKCS1v15()
+        return padding.PSS(mgf=padding.MGF1(algorithm), salt_length=algorithm.digest_size)
+
+    def sign(self, key: Any, message: bytes, base_hash: BaseHash, context: bytes) -> bytes:
+        algorithm = hash_algorithm(base_hash)
+        return bytes(key.sign(message, self._padding(algorithm), algorithm))
+
+    def verify(self, public: Any, message: bytes, signature: bytes, base_hash: BaseHash, context: bytes) -> None:
+        algorithm = hash_algorithm(base_hash)
+        public.verify(signature, message, self._padding(algorithm), algorithm)
+
+
+class _Ed25519(Scheme):
+    def generate(self, entropy: Entropy) -> ed25519.Ed25519PrivateKey:
+        return ed25519.Ed25519PrivateKey.from_private_bytes(entropy(32))
+
+    def fits(self, public: object) -> bool:
+        return isinstance(public, ed25519.Ed25519PublicKey)
+
+    def sign(self, key: Any, message: bytes, base_hash: BaseHash, context: bytes) -> bytes:
+        return bytes(key.sign(message))
+
+    def verify(self, public: Any, message: bytes, signature: bytes, base_hash: BaseHash, context: bytes) -> None:
+        public.verify(signature, message)
+
+
+@dataclass(frozen=True, slots=True)
+class _MlDsa(Scheme):
+    private: Any
+    public: Any
+
+    def generate(self, entropy: Entropy) -> Any:
+        return self.private.from_seed_bytes(entropy(32))
+
+    def fits(self, public: object) -> bool:
+        return isinstance(public, self.public)
+
+    def sign(self, key: Any, message: bytes, base_hash: BaseHash, context: bytes) -> bytes:
+        return bytes(key.sign(message, context))
+
+    def verify(self, public: Any, message: bytes, signature: bytes, base_hash: BaseHash, context: bytes) -> None:
+        public.verify(signature, message, context)
+
+
+BASE_SCHEMES: Mapping[BaseAsym, Scheme] = {
+    BaseAsym.RSASSA_2048: _Rsa(2048, pss=False),
+    BaseAsym.RSAPSS_2048: _Rsa(2048, pss=True),
+    BaseAsym.RSASSA_3072: _Rsa(3072, pss=False),
+    BaseAsym.RSAPSS_3072: _Rsa(3072, pss=True),
+    BaseAsym.RSASSA_4096: _Rsa(4096, pss=False),
+    BaseAsym.RSAPSS_4096: _Rsa(4096, pss=True),
+    BaseAsym.ECDSA_P256: _Ecdsa(32),
+    BaseAsym.ECDSA_P384: _Ecdsa(48),
+    BaseAsym.ECDSA_P521: _Ecdsa(66),
+    BaseAsym.ED25519: _Ed25519(),
 }
+"""Traditional signature algorithms that are implemented."""
 
-SIGNING_ALGORITHMS = BaseAsym(sum(_SIGNING_SCALAR))
-"""What `sign` and `verify` implement."""
-
-EXCHANGE_ALGORITHMS = Dhe(sum(_EXCHANGE_SCALAR))
-"""What `KeyExchange` implements."""
-
-
-def hash_algorithm(algorithm: BaseHash) -> hashes.HashAlgorithm:
-    """Give the library's hash object."""
-    return _HASHES[algorithm]()
+PQC_SCHEMES: Mapping[PqcAsym, Scheme] = {
+    PqcAsym.ML_DSA_44: _MlDsa(mldsa.MLDSA44PrivateKey, mldsa.MLDSA44PublicKey),
+    PqcAsym.ML_DSA_65: _MlDsa(mldsa.MLDSA65PrivateKey, mldsa.MLDSA65PublicKey),
+    PqcAsym.ML_DSA_87: _MlDsa(mldsa.MLDSA87PrivateKey, mldsa.MLDSA87PublicKey),
+}
+"""Post-quantum signature algorithms that are implemented."""
 
 
-def _private_key(scalar_size: int, entropy: Entropy) -> ec.EllipticCurvePrivateKey:
-    # 16 bytes more than the order, reduced: the bias is below 2^-128 (FIPS 186-5 A.2.1).
-    order = _ORDERS[scalar_size]
-    scalar = int.from_bytes(entropy(scalar_size + 16), "big") % (order - 1) + 1
-    return ec.derive_private_key(scalar, _CURVES[scalar_size]())
+def scheme(algorithm: Asym) -> Scheme:
+    """Give the scheme of an algorithm. Raises `Incompatible`."""
+    # Two tables, since flags of different kinds with the same bit are equal as integers.
+    found = PQC_SCHEMES.get(algorithm) if isinstance(algorithm, PqcAsym) else BASE_SCHEMES.get(algorithm)
+    if found is None:
+        raise Incompatible(f"no implementation of {algorithm!r}", remedy="negotiate another signature algorithm")
+    return found
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
     """A private signing key with the algorithm it signs by."""
 
-    algorithm: BaseAsym
-    key: ec.EllipticCurvePrivateKey
+    algorithm: Asym
+    key: Any
 
     @classmethod
-    def generate(cls, algorithm: BaseAsym, entropy: Entropy) -> SigningKey:
-        """Make a key from `entropy`. Raises `Incompatible` for an algorithm without an implementation."""
-        if algorithm not in _SIGNING_SCALAR:
-            raise Incompatible(f"no implementation of {algorithm!r}", remedy="use ECDSA_P256, ECDSA_P384 or ECDSA_P521")
-        return cls(algorithm, _private_key(_SIGNING_SCALAR[algorithm], entropy))
+    def generate(cls, algorithm: Asym, entropy: Entropy) -> SigningKey:
+        """Make a key. Raises `Incompatible` for an algorithm without an implementation."""
+        return cls(algorithm, scheme(algorithm).generate(entropy))
 
     @property
-    def public(self) -> PublicKey:
+    def public(self) -> Any:
         """The verification key."""
         return self.key.public_key()
 
-    def sign(self, message: bytes, base_hash: BaseHash) -> bytes:
-        """Hash `message` and sign the hash; fixed-width r||s, big-endian."""
-        signature = self.key.sign(message, ec.ECDSA(hash_algorithm(base_hash), deterministic_signing=True))
-        width = self.algorithm.signature_size // 2
-        return b"".join(part.to_bytes(width, "big") for part in decode_dss_signature(signature))
+    def sign(self, message: bytes, base_hash: BaseHash, context: str = "") -> bytes:
+        """Sign `message`; most algorithms hash it with `base_hash` first."""
+        return scheme(self.algorithm).sign(self.key, message, base_hash, context.encode())
 
     def __repr__(self) -> str:
         return f"SigningKey({self.algorithm.name}, ***)"
 
 
-def verify(public: PublicKey, algorithm: BaseAsym, message: bytes, signature: bytes, base_hash: BaseHash) -> None:
-    """Verify a fixed-width r||s signature. Raises `AuthenticationFailed`."""
-    width = algorithm.signature_size // 2
-    if algorithm not in _SIGNING_SCALAR:
-        raise Incompatible(f"no implementation of {algorithm!r}", remedy="negotiate an ECDSA algorithm")
-    if not isinstance(public, ec.EllipticCurvePublicKey) or public.curve.name != _CURVES[_SIGNING_SCALAR[algorithm]]().name:
+def verify(
+    public: object, algorithm: Asym, message: bytes, signature: bytes, base_hash: BaseHash, context: str = ""
+) -> None:
+    """Verify a signature. Raises `AuthenticationFailed`, or `Incompatible` without an implementation."""
+    found = scheme(algorithm)
+    if not found.fits(public):
         raise AuthenticationFailed(f"the certificate's key is not of the negotiated algorithm {algorithm.name}")
-    if len(signature) != 2 * width:
-        raise AuthenticationFailed(f"signature has {len(signature)} bytes, {algorithm.name} needs {2 * width}")
-    r, s = (int.from_bytes(signature[at : at + width], "big") for at in (0, width))
+    if len(signature) != algorithm.signature_size:
+        raise AuthenticationFailed(
+            f"signature has {len(signature)} bytes, {algorithm.name} needs {algorithm.signature_size}"
+        )
     try:
-        public.verify(encode_dss_signature(r, s), message, ec.ECDSA(hash_algorithm(base_hash)))
+        found.verify(public, message, signature, base_hash, context.encode())
     except InvalidSignature:
         raise AuthenticationFailed(f"{algorithm.name} signature does not verify") from None
 
 
-def public_key_der(public: PublicKey) -> bytes:
+def public_key_der(public: Any) -> bytes:
     """Give SubjectPublicKeyInfo in DER (RFC 7250)."""
-    return public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return bytes(public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo))
 
 
-class KeyExchange:
-    """One side's ephemeral Diffie-Hellman key for one session."""
-
-    __slots__ = ("_group", "_key")
-
-    def __init__(self, group: Dhe, entropy: Entropy) -> None:
-        if group not in _EXCHANGE_SCALAR:
-            raise Incompatible(f"no implementation of {group!r}", remedy="negotiate a secp group")
-        self._group = group
-        self._key = _private_key(_EXCHANGE_SCALAR[group], entropy)
-
-    @property
-    def exchange_data(self) -> bytes:
-        """ExchangeData: X||Y, big-endian, fixed width."""
-        point = self._key.public_key().public_bytes(
-            serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
-        )
-        return point[1:]
-
-    def agree(self, peer_exchange_data: bytes) -> bytes:
-        """Give the shared secret: the X coordinate, padded to the field size. Raises `AuthenticationFailed` on a bad point."""
-        try:
-            peer = ec.EllipticCurvePublicKey.from_encoded_point(self._key.curve, b"\x04" + peer_exchange_data)
-            return self._key.exchange(ec.ECDH(), peer)
-        except (ValueError, UnsupportedAlgorithm) as error:
-            raise AuthenticationFailed(f"the peer's ExchangeData is not a point of {self._group.name}: {error}") from None
-
-    def __repr__(self) -> str:
-        return f"KeyExchange({self._group.name}, ***)"
-
-
-def signing_key_from_pem(pem: bytes, algorithm: BaseAsym) -> SigningKey:
+def signing_key_from_pem(pem: bytes, algorithm: Asym) -> SigningKey:
     """Read an unencrypted PEM private key. Raises `Misuse` if it is not of `algorithm`."""
     try:
         key = serialization.load_pem_private_key(pem, None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise Misuse(f"not a usable PEM private key: {error}") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or algorithm not in _SIGNING_SCALAR:
-        raise Misuse(f"the private key is not of {algorithm!r}")
+    if not scheme(algorithm).fits(key.public_key()):
+        raise Misuse(f"the private key is not of {algorithm.name}")
     return SigningKey(algorithm, key)

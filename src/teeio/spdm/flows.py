@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from teeio.crypto.certificates import leaf_public_key, parse_chain
 from teeio.crypto.kdf import digest, equal
-from teeio.crypto.keys import KeyExchange, PublicKey, verify
+from teeio.crypto.key_exchange import KeyExchange, exchange_for
+from teeio.crypto.keys import PublicKey, verify
 from teeio.errors import AuthenticationFailed, Incompatible, Misuse, PeerViolation
 from teeio.flow import Flow
 from teeio.observe import SecretDerived
@@ -204,7 +205,7 @@ def key_exchange(
 ) -> Flow[Session]:
     """Set up a session authenticated by the chain of `slot`: KEY_EXCHANGE and FINISH. Raises `AuthenticationFailed`."""
     connection = requester.connection
-    ephemeral = KeyExchange(connection.dhe, requester.entropy)
+    ephemeral = exchange_for(connection.dhe, requester.entropy)
     request = m.KeyExchange(
         summary_type=summary_type,
         slot=slot,

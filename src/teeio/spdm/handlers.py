@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from teeio.crypto.kdf import digest, equal
-from teeio.crypto.keys import KeyExchange
+from teeio.crypto.key_exchange import exchange_for
 from teeio.errors import Reject
 from teeio.spdm import messages as m
 from teeio.spdm import negotiation, opaque
@@ -184,7 +184,7 @@ def key_exchange(r: Responder, request: m.KeyExchange, call: Call) -> m.Response
         raise Reject(ErrorCode.SESSION_LIMIT_EXCEEDED, f"at most {r.settings.max_sessions} sessions (DSP0274 KEY_EXCHANGE)")
     c = r.connection
     session = _new_session(r, request, call)
-    ephemeral = KeyExchange(c.dhe, r.entropy)
+    ephemeral = exchange_for(c.dhe, r.entropy)
     shared = ephemeral.agree(request.exchange_data)
     size = c.base_asym.signature_size
     verify_size = 0 if c.facts.handshake_in_the_clear else c.base_hash.size

@@ -6,11 +6,10 @@ Follows DSP0274 (certificate chain format). Splits and joins; nothing here is tr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast, get_args
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from teeio.crypto.algorithms import BaseHash
@@ -105,12 +104,12 @@ def leaf_public_key(der: bytes) -> PublicKey:
         key = load_certificate(der).public_key()
     except (ValueError, UnsupportedAlgorithm) as error:
         raise AuthenticationFailed(f"the certificate's public key cannot be used: {error}") from None
-    if not isinstance(key, ec.EllipticCurvePublicKey):
+    if not isinstance(key, get_args(PublicKey)):
         raise AuthenticationFailed(
-            f"the certificate's public key is a {type(key).__name__}, not an elliptic-curve key",
-            remedy="negotiate an algorithm whose certificate holds an ECDSA key",
+            f"the certificate's public key is a {type(key).__name__}, which no implemented algorithm uses",
+            remedy="negotiate an algorithm that is implemented",
         )
-    return key
+    return cast(PublicKey, key)
 
 
 def certificate_pem(der: bytes) -> str:

@@ -1,0 +1,96 @@
+"""Every signature, key exchange and hash algorithm that is said to be implemented, and how the others are refused."""
+
+import pytest
+
+from teeio.crypto.algorithms import Aead, BaseAsym, BaseHash, Dhe, Kem, MeasurementHash, PqcAsym
+from teeio.crypto.aead import AeadKey
+from teeio.crypto.entropy import SeededEntropy
+from teeio.crypto.kdf import digest
+from teeio.crypto.key_exchange import DHE_IMPLEMENTED, KEM_IMPLEMENTED, encapsulate, exchange_for, ffdhe_prime
+from teeio.crypto.keys import BASE_SCHEMES, PQC_SCHEMES, Asym, SigningKey, verify
+from teeio.errors import AuthenticationFailed, Incompatible
+
+SIGNING = [*BASE_SCHEMES, *PQC_SCHEMES]
+KEYS = {(type(a), int(a)): SigningKey.generate(a, SeededEntropy(b"keys")) for a in SIGNING}
+
+
+@pytest.mark.parametrize("algorithm", SIGNING, ids=lambda a: a.name)
+def test_signatures(algorithm: Asym) -> None:
+    key = KEYS[type(algorithm), int(algorithm)]
+    signature = key.sign(b"message", BaseHash.SHA_384, "context")
+    assert len(signature) == algorithm.signature_size
+    verify(key.public, algorithm, b"message", signature, BaseHash.SHA_384, "context")
+    for message, changed in ((b"massage", signature), (b"message", signature[:-1] + bytes([signature[-1] ^ 1])), (b"message", signature[:-1])):
+        with pytest.raises(AuthenticationFailed):
+            verify(key.public, algorithm, message, changed, BaseHash.SHA_384, "context")
+
+
+@pytest.mark.parametrize("algorithm", PQC_SCHEMES, ids=lambda a: a.name)
+def test_the_context_string_binds_ml_dsa(algorithm: PqcAsym) -> None:
+    key = KEYS[PqcAsym, int(algorithm)]
+    signature = key.sign(b"message", BaseHash.SHA_384, "responder-challenge_auth signing")
+    with pytest.raises(AuthenticationFailed):
+        verify(key.public, algorithm, b"message", signature, BaseHash.SHA_384, "responder-measurements signing")
+
+
+def test_a_key_of_another_algorithm_is_refused() -> None:
+    p384, p256 = KEYS[BaseAsym, int(BaseAsym.ECDSA_P384)], KEYS[BaseAsym, int(BaseAsym.ECDSA_P256)]
+    with pytest.raises(AuthenticationFailed, match="not of the negotiated algorithm"):
+        verify(p256.public, BaseAsym.ECDSA_P384, b"m", p384.sign(b"m", BaseHash.SHA_384), BaseHash.SHA_384)
+
+
+def test_ecdsa_and_eddsa_repeat_byte_for_byte() -> None:
+    for algorithm in (BaseAsym.ECDSA_P256, BaseAsym.ECDSA_P384, BaseAsym.ECDSA_P521, BaseAsym.ED25519):
+        once, again = (SigningKey.generate(algorithm, SeededEntropy(b"s")).sign(b"m", BaseHash.SHA_256) for _ in range(2))
+        assert once == again
+
+
+@pytest.mark.parametrize("group", DHE_IMPLEMENTED, ids=lambda g: g.name)
+def test_diffie_hellman(group: Dhe) -> None:
+    ours, theirs = exchange_for(group, SeededEntropy(b"a")), exchange_for(group, SeededEntropy(b"b"))
+    assert len(ours.exchange_data) == group.exchange_size
+    assert ours.agree(theirs.exchange_data) == theirs.agree(ours.exchange_data)
+    for bad in (bytes(group.exchange_size), b"\xff" * group.exchange_size):
+        with pytest.raises(AuthenticationFailed, match="ExchangeData is no"):
+            ours.agree(bad)
+
+
+@pytest.mark.parametrize("kem", KEM_IMPLEMENTED, ids=lambda k: k.name)
+def test_key_encapsulation(kem: Kem) -> None:
+    ours = exchange_for(kem, SeededEntropy(b"kem"))
+    assert len(ours.exchange_data) == kem.request_size
+    secret, ciphertext = encapsulate(kem, ours.exchange_data)
+    assert len(ciphertext) == kem.response_size
+    assert ours.agree(ciphertext) == secret
+    for call in (lambda: ours.agree(b"short"), lambda: encapsulate(kem, b"short")):
+        with pytest.raises(AuthenticationFailed, match=kem.name):
+            call()
+
+
+def test_the_finite_field_groups_are_safe_primes_of_rfc_7919() -> None:
+    tails = {Dhe.FFDHE_2048: 0x886B423861285C97, Dhe.FFDHE_3072: 0x25E41D2B66C62E37, Dhe.FFDHE_4096: 0xC68A007E5E655F6A}
+    for group, tail in tails.items():
+        prime = ffdhe_prime(group)
+        assert prime >> 64 & (1 << 64) - 1 == tail
+        assert pow(2, (prime - 1) // 2, prime) == 1
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: SigningKey.generate(BaseAsym.SM2, SeededEntropy(b"")),
+        lambda: exchange_for(Dhe.SM2_P256, SeededEntropy(b"")),
+        lambda: exchange_for(Kem.ML_KEM_512, SeededEntropy(b"")),
+        lambda: AeadKey(Aead.SM4_GCM, bytes(16)),
+    ],
+)
+def test_what_no_library_gives_is_refused_with_what_to_do(ask: object) -> None:
+    with pytest.raises(Incompatible, match="no implementation") as caught:
+        ask()  # type: ignore[operator]
+    assert "negotiate" in caught.value.remedy
+
+
+@pytest.mark.parametrize("algorithm", [h for h in BaseHash if h is not BaseHash.SM3_256], ids=lambda h: h.name)
+def test_hashes(algorithm: BaseHash) -> None:
+    assert len(digest(algorithm, b"x")) == algorithm.size
+    assert MeasurementHash[str(algorithm.name)].base_hash is algorithm
