@@ -24,6 +24,13 @@ def _address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def _number(text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise Misuse(f"--interface {text!r} is not a number", remedy="give it as 0xbeef or as 48879") from None
+
+
 def _anchors(files: list[Path]) -> list[bytes]:
     from teeio.crypto.certificates.chain import load_anchor
 
@@ -38,7 +45,7 @@ def connect(
     anchor: Annotated[
         list[Path] | None, typer.Option(help="Root certificate to trust (DER or PEM); may be repeated.")
     ] = None,
-    interface: Annotated[int, typer.Option(parser=lambda text: int(text, 0), help="FUNCTION_ID of the TDI.")] = 0xBEEF,
+    interface: Annotated[str, typer.Option(help="FUNCTION_ID of the TDI, for example 0xbeef.")] = "0xbeef",
     ide_port: Annotated[int, typer.Option(min=0, max=255, help="PortIndex for IDE_KM.")] = 1,
     stream: Annotated[int, typer.Option(min=0, max=255, help="IDE stream to key and to lock with.")] = 0,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for each answer.")] = 10.0,
@@ -65,7 +72,7 @@ def connect(
             slot=slot,
             port_index=ide_port,
             stream_id=stream,
-            function_id=interface,
+            function_id=_number(interface),
             anchors=_anchors(anchor or []),
             at_time=time.time(),
         )

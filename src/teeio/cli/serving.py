@@ -31,7 +31,7 @@ class DeviceServer:
 
     def roots_pem(self) -> str:
         """Give the root certificates to trust, PEM."""
-        return "".join(certificate_pem(der) for der in self._dsm.root_certificates())
+        return "".join(certificate_pem(der) for der in self._dsm.root_certificates)
 
     async def serve(self, host: str, port: int, *, once: bool) -> None:
         """Listen, and serve every connection."""

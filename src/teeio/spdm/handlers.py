@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 FIRST_SESSION_HALF = 0xFFFF
 
+_DEVICE_MODEL = 1
+"""Certificate model "Device"; it is told on multi-key connections only, elsewhere the field is 0 (DSP0274 CERTIFICATE)."""
+
 
 @dataclass(slots=True)
 class Call:
@@ -97,15 +100,16 @@ def get_digests(r: Responder, request: m.GetDigests, call: Call) -> m.Response:
 def get_certificate(r: Responder, request: m.GetCertificate, call: Call) -> m.Response:
     """Give a portion of a chain."""
     chain = r.slot(request.slot).chain(r.connection.base_hash)
+    model = _DEVICE_MODEL if r.connection.multi_key else 0
     if request.slot_size_requested:
-        return m.Certificate(slot=request.slot, certificate_model=1, remainder_length=len(chain))
+        return m.Certificate(slot=request.slot, certificate_model=model, remainder_length=len(chain))
     if request.offset >= len(chain) or not request.length:
         raise Reject(ErrorCode.INVALID_REQUEST, f"offset {request.offset} of {len(chain)} bytes (DSP0274 GET_CERTIFICATE)")
     room = (r.connection.peer_data_transfer_size or 0x10000) - 8
     portion = chain[request.offset :][: min(request.length, room)]
     return m.Certificate(
         slot=request.slot,
-        certificate_model=1,
+        certificate_model=model,
         portion=portion,
         remainder_length=len(chain) - request.offset - len(portion),
     )
