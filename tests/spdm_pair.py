@@ -89,6 +89,7 @@ class Pair:
             SeededEntropy(b"responder"),
             serving,
             self.vendor_protocols,
+            psks={b"hint": b"pre-shared key"},
         )
 
     def tamper(self, direction: str, frame: bytes) -> bytes:

@@ -41,7 +41,22 @@ RANKS: dict[str, tuple[int, set[str]]] = {
 """Who may import whom; a package may always import itself."""
 
 CLOCKED = {"transport", "cli", "web", "__main__", "docs"}
-OUTSIDE_WORLD = {"socket", "ssl", "threading", "asyncio", "time", "random", "secrets", "subprocess", "multiprocessing", "select", "pathlib", "tempfile", "shutil", "signal"}
+OUTSIDE_WORLD = {
+    "socket",
+    "ssl",
+    "threading",
+    "asyncio",
+    "time",
+    "random",
+    "secrets",
+    "subprocess",
+    "multiprocessing",
+    "select",
+    "pathlib",
+    "tempfile",
+    "shutil",
+    "signal",
+}
 ALLOWED_OUTSIDE = {("crypto/entropy.py", "os"), ("scenarios", "pathlib")}
 
 
@@ -96,7 +111,9 @@ def test_inside_the_host_the_tsm_and_the_vmm_never_import_each_other() -> None:
 
 
 def test_only_crypto_uses_the_cryptography_library() -> None:
-    users = {_package(path) for path in _modules() if any(name.split(".")[0] == "cryptography" for name in _imports(path))}
+    users = {
+        _package(path) for path in _modules() if any(name.split(".")[0] == "cryptography" for name in _imports(path))
+    }
     assert users <= {"crypto"}
 
 
@@ -108,7 +125,9 @@ def test_only_transport_and_above_touch_the_outside_world(path: Path) -> None:
     for name in _imports(path):
         root = name.split(".")[0]
         if root in OUTSIDE_WORLD or (root == "os" and name == "os"):
-            assert any(relative.startswith(where) and root == what for where, what in ALLOWED_OUTSIDE), f"{relative}: {name}"
+            assert any(relative.startswith(where) and root == what for where, what in ALLOWED_OUTSIDE), (
+                f"{relative}: {name}"
+            )
 
 
 @pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(SOURCE)))

@@ -59,11 +59,16 @@ class Sample(Record):
     rest: bytes = blob(REST, "Rest", default=b"")
 
 
-SAMPLE = Sample(low=5, flag=1, offset=-2, odd=0x030201, network=0x1234, items=(Item(index=7, value=b"ab"),), digest=b"dddd", extra=9)
+SAMPLE = Sample(
+    low=5, flag=1, offset=-2, odd=0x030201, network=0x1234, items=(Item(index=7, value=b"ab"),), digest=b"dddd", extra=9
+)
 
 
 def test_encodes_every_kind_of_field_where_the_declaration_says() -> None:
-    assert SAMPLE.encode(Facts()).hex() == "8385210001feffffffffffffff0102031234" + "0702006162" + "64646464" + "09000000" + "0000"
+    assert (
+        SAMPLE.encode(Facts()).hex()
+        == "8385210001feffffffffffffff0102031234" + "0702006162" + "64646464" + "09000000" + "0000"
+    )
     assert Sample.decode(SAMPLE.encode(Facts()), Facts()) == SAMPLE
 
 

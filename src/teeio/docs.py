@@ -68,7 +68,12 @@ def spdm_page() -> Iterator[str]:
             for rule in RULES
         ),
     )
-    yield from ("## Messages", "", "Layouts as in 1.4; what an earlier version lacks is left out or reserved there.", "")
+    yield from (
+        "## Messages",
+        "",
+        "Layouts as in 1.4; what an earlier version lacks is left out or reserved there.",
+        "",
+    )
     for cls in spdm_messages.declared():
         yield from _layout(cls, Version.V1_4, f"{cls.NAME} ({cls.CODE:#04x})")
 
@@ -83,7 +88,9 @@ def tdisp_page() -> Iterator[str]:
             (
                 rule.request.name,
                 *(
-                    ("-> " + rule.next_state.name if rule.next_state is not None else "legal") if state in rule.legal else "-"
+                    ("-> " + rule.next_state.name if rule.next_state is not None else "legal")
+                    if state in rule.legal
+                    else "-"
                     for state in states
                 ),
                 ", ".join(error.name for error in rule.errors) or "-",
@@ -206,10 +213,14 @@ def main(arguments: Sequence[str]) -> int:
     """Write or check the pages; 1 if a check fails."""
     check = "--check" in arguments
     folder = Path(next((item for item in arguments if not item.startswith("-")), "docs")) / "generated"
-    stale = [name for name, text in generate().items() if not (folder / name).is_file() or (folder / name).read_text() != text]
+    stale = [
+        name
+        for name, text in generate().items()
+        if not (folder / name).is_file() or (folder / name).read_text() != text
+    ]
     if check:
         for name in stale:
-            print(f"{folder / name} is not what the code says: run `python -m teeio.docs {folder.parent}`", file=sys.stderr)  # noqa: T201
+            sys.stderr.write(f"{folder / name} is not what the code says: run `python -m teeio.docs {folder.parent}`\n")
         return int(bool(stale))
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in generate().items():

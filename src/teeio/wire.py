@@ -20,6 +20,7 @@ out of decoding any bytes; every repetition is bounded by the bytes that are the
 from __future__ import annotations
 
 import ast
+import inspect
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -68,7 +69,9 @@ class Field:
     @property
     def stored(self) -> bool:
         """Tell whether the field is an attribute of the decoded object."""
-        return self.kind in ("int", "blob", "record", "repeat") or (self.kind == "bits" and not self.name.startswith("_"))
+        return self.kind in ("int", "blob", "record", "repeat") or (
+            self.kind == "bits" and not self.name.startswith("_")
+        )
 
 
 class Span(NamedTuple):
@@ -231,7 +234,24 @@ class Record:
 
 @dataclass_transform(
     kw_only_default=True,
-    field_specifiers=(u8, u16, u24, u32, u64, i64, blob, bits, part, repeat, reserved, reserved_bits, const, length_of, count_of, total_length),
+    field_specifiers=(
+        u8,
+        u16,
+        u24,
+        u32,
+        u64,
+        i64,
+        blob,
+        bits,
+        part,
+        repeat,
+        reserved,
+        reserved_bits,
+        const,
+        length_of,
+        count_of,
+        total_length,
+    ),
 )
 def record(cls: type[Any]) -> Any:
     """Make a layout of a class whose annotated fields are specifiers."""
@@ -267,7 +287,7 @@ def _as_dict(value: Field) -> dict[str, Any]:
 
 
 def _specifiers(cls: type[Any]) -> Iterator[tuple[str, Field]]:
-    for name in cls.__dict__.get("__annotations__", {}):
+    for name in inspect.get_annotations(cls):
         value = cls.__dict__.get(name)
         if isinstance(value, Field):
             yield name, value
@@ -309,7 +329,13 @@ class _Source:
         self.fields = fields
         self.version = version
         self.lines: list[str] = []
-        self.scope: dict[str, Any] = {"CLS": cls, "ERR": DecodeError, "MISUSE": Misuse, "NEW": object.__new__, "SPAN": Span}
+        self.scope: dict[str, Any] = {
+            "CLS": cls,
+            "ERR": DecodeError,
+            "MISUSE": Misuse,
+            "NEW": object.__new__,
+            "SPAN": Span,
+        }
         self.names = {f.name for f in cls.FIELDS}
         self.indent = 1
 
@@ -331,10 +357,8 @@ class _Source:
 
         class Rename(ast.NodeTransformer):
             def visit_Name(self, node: ast.Name) -> ast.AST:
-                if node.id in absent:
-                    source = repr(absent[node.id])
-                else:
-                    source = local(node.id) if node.id in names else f"F.{node.id}"
+                source = local(node.id) if node.id in names else f"F.{node.id}"
+                source = repr(absent[node.id]) if node.id in absent else source
                 return ast.parse(source, mode="eval").body
 
         return ast.unparse(ast.fix_missing_locations(Rename().visit(ast.parse(text, mode="eval"))).body)
@@ -360,7 +384,9 @@ class _Source:
                 yield group
                 group = []
         if group:
-            raise TypeError(f"{self.cls.__name__}: the bits from {group[0].name} on do not fill {group[0].container} bytes")
+            raise TypeError(
+                f"{self.cls.__name__}: the bits from {group[0].name} on do not fill {group[0].container} bytes"
+            )
 
 
 def _order(f: Field) -> str:
@@ -550,7 +576,9 @@ class _Encoder(_Source):
         self.put("T = b''.join(T)")
         for f in self.totals:
             self.put(f"if len(T) % {f.unit}: raise MISUSE('{self.cls.__name__}: length is not a multiple of {f.unit}')")
-            self.put(f"T = T[:{self.offset(f)}] + (len(T) // {f.unit}).to_bytes({f.size}, {_order(f)!r}) + T[{self.offset(f)} + {f.size}:]")
+            self.put(
+                f"T = T[:{self.offset(f)}] + (len(T) // {f.unit}).to_bytes({f.size}, {_order(f)!r}) + T[{self.offset(f)} + {f.size}:]"
+            )
         self.put("return T")
         return self.build("M, F", "encode")
 
@@ -565,7 +593,9 @@ class _Encoder(_Source):
     def number(self, f: Field, value: str) -> None:
         self.put(f"V = {value}")
         low, high = (-(1 << 8 * int(f.size) - 1), 1 << 8 * int(f.size) - 1) if f.signed else (0, 1 << 8 * int(f.size))
-        self.put(f"if not {low} <= V < {high}: raise MISUSE(f'{self.cls.__name__}.{f.name}: {{V}} does not fit in {f.size} bytes')")
+        self.put(
+            f"if not {low} <= V < {high}: raise MISUSE(f'{self.cls.__name__}.{f.name}: {{V}} does not fit in {f.size} bytes')"
+        )
         self.put(f"T.append(V.to_bytes({f.size}, {_order(f)!r}, signed={f.signed}))")
 
     def write_int(self, f: Field) -> None:
@@ -609,10 +639,15 @@ class _Encoder(_Source):
 
     def write_blob(self, f: Field) -> None:
         lengths = {other.name for other in self.cls.FIELDS if other.kind in ("length", "count", "total")}
-        free = f.size == REST or (isinstance(f.size, str) and any(isinstance(n, ast.Name) and n.id in lengths for n in ast.walk(ast.parse(f.size))))
+        free = f.size == REST or (
+            isinstance(f.size, str)
+            and any(isinstance(n, ast.Name) and n.id in lengths for n in ast.walk(ast.parse(f.size)))
+        )
         if not free:
             self.put(f"N = {self.expression(f.size, self.local)}")
-            self.put(f"if len(M.{f.name}) != N: raise MISUSE(f'{self.cls.__name__}.{f.name}: has {{len(M.{f.name})}} bytes, needs {{N}}')")
+            self.put(
+                f"if len(M.{f.name}) != N: raise MISUSE(f'{self.cls.__name__}.{f.name}: has {{len(M.{f.name})}} bytes, needs {{N}}')"
+            )
         self.put(f"T.append(M.{f.name})")
 
     def write_record(self, f: Field) -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from teeio.crypto.algorithms import Aead, BaseAsym, BaseHash, Dhe, Kem, MeasurementHash, PqcAsym
 from teeio.crypto.aead import AeadKey
+from teeio.crypto.algorithms import Aead, BaseAsym, BaseHash, Dhe, Kem, MeasurementHash, PqcAsym
 from teeio.crypto.entropy import SeededEntropy
 from teeio.crypto.kdf import digest
 from teeio.crypto.key_exchange import DHE_IMPLEMENTED, KEM_IMPLEMENTED, encapsulate, exchange_for, ffdhe_prime
@@ -20,7 +20,11 @@ def test_signatures(algorithm: Asym) -> None:
     signature = key.sign(b"message", BaseHash.SHA_384, "context")
     assert len(signature) == algorithm.signature_size
     verify(key.public, algorithm, b"message", signature, BaseHash.SHA_384, "context")
-    for message, changed in ((b"massage", signature), (b"message", signature[:-1] + bytes([signature[-1] ^ 1])), (b"message", signature[:-1])):
+    for message, changed in (
+        (b"massage", signature),
+        (b"message", signature[:-1] + bytes([signature[-1] ^ 1])),
+        (b"message", signature[:-1]),
+    ):
         with pytest.raises(AuthenticationFailed):
             verify(key.public, algorithm, message, changed, BaseHash.SHA_384, "context")
 
@@ -41,7 +45,9 @@ def test_a_key_of_another_algorithm_is_refused() -> None:
 
 def test_ecdsa_and_eddsa_repeat_byte_for_byte() -> None:
     for algorithm in (BaseAsym.ECDSA_P256, BaseAsym.ECDSA_P384, BaseAsym.ECDSA_P521, BaseAsym.ED25519):
-        once, again = (SigningKey.generate(algorithm, SeededEntropy(b"s")).sign(b"m", BaseHash.SHA_256) for _ in range(2))
+        once, again = (
+            SigningKey.generate(algorithm, SeededEntropy(b"s")).sign(b"m", BaseHash.SHA_256) for _ in range(2)
+        )
         assert once == again
 
 

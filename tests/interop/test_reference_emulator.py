@@ -30,6 +30,7 @@ pytestmark = [
 P384 = "--hash SHA_384 --asym ECDSA_P384 --dhe SECP_384_R1 --aead AES_256_GCM"
 P256 = "--hash SHA_256 --asym ECDSA_P256 --dhe SECP_256_R1 --aead AES_128_GCM"
 NO_MUTUAL = "--mut_auth NO --basic_mut_auth NO"
+FLOW = "--exe_conn DIGEST,CERT,CHAL,MEAS --exe_session KEY_EX,MEAS,HEARTBEAT,KEY_UPDATE"
 
 
 @pytest.fixture
@@ -110,10 +111,22 @@ def _reference_requester(folder: Path, port: int, options: str) -> None:
 @pytest.mark.parametrize(
     ("transport", "options"),
     [
-        ("PCI_DOE", f"--ver 1.2 {P384} {NO_MUTUAL} --exe_conn DIGEST,CERT,CHAL,MEAS --exe_session KEY_EX,MEAS,HEARTBEAT,KEY_UPDATE,APP"),
-        ("PCI_DOE", f"--ver 1.3 {P256} {NO_MUTUAL} --meas_op ALL --exe_conn DIGEST,CERT,CHAL,MEAS --exe_session KEY_EX,MEAS,HEARTBEAT,KEY_UPDATE,APP"),
-        ("MCTP", f"--ver 1.2 {P384} {NO_MUTUAL} --meas_op ALL --exe_conn DIGEST,CERT,CHAL,MEAS --exe_session KEY_EX,MEAS,HEARTBEAT,KEY_UPDATE"),
-        ("MCTP", f"--ver 1.3 {P256} {NO_MUTUAL} --meas_op ALL --exe_conn DIGEST,CERT,CHAL,MEAS --exe_session KEY_EX,MEAS,HEARTBEAT,KEY_UPDATE"),
+        (
+            "PCI_DOE",
+            f"--ver 1.2 {P384} {NO_MUTUAL} {FLOW},APP",
+        ),
+        (
+            "PCI_DOE",
+            f"--ver 1.3 {P256} {NO_MUTUAL} --meas_op ALL {FLOW},APP",
+        ),
+        (
+            "MCTP",
+            f"--ver 1.2 {P384} {NO_MUTUAL} --meas_op ALL {FLOW}",
+        ),
+        (
+            "MCTP",
+            f"--ver 1.3 {P256} {NO_MUTUAL} --meas_op ALL {FLOW}",
+        ),
     ],
     ids=["doe-1.2-p384-app", "doe-1.3-p256-app", "mctp-1.2-p384", "mctp-1.3-p256"],
 )
@@ -158,7 +171,9 @@ def test_a_device_and_a_requester_of_ours_meet_too(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
     decoded = subprocess.run(
-        [sys.executable, "-m", "teeio", "decode", str(pcap), "--keys", str(keys), "--brief"], capture_output=True, text=True
+        [sys.executable, "-m", "teeio", "decode", str(pcap), "--keys", str(keys), "--brief"],
+        capture_output=True,
+        text=True,
     )
     assert decoded.returncode == 0, decoded.stderr
     assert "0 records not opened, 0 messages not decoded" in decoded.stdout

@@ -9,7 +9,15 @@ from teeio.spdm.constants import Version
 from teeio.spdm.rules import BY_REQUEST
 
 FACTS = [
-    m.Facts(version=version, hash_size=48, signature_size=96, req_signature_size=96, request_exchange_size=96, response_exchange_size=96, summary_size=48)
+    m.Facts(
+        version=version,
+        hash_size=48,
+        signature_size=96,
+        req_signature_size=96,
+        request_exchange_size=96,
+        response_exchange_size=96,
+        summary_size=48,
+    )
     for version in Version
 ]
 CASES = [
@@ -48,10 +56,18 @@ def test_every_request_has_a_response_and_a_rule() -> None:
     [
         (m.GetVersion(), FACTS[0], "10840000"),
         (m.VersionResponse(entries=(0x1200,)), FACTS[2], "1004000000010012"),
-        (m.GetCertificate(slot=0, large=1, large_offset=0, large_length=0x27FF0), FACTS[4], "1482800000000000" + "00000000" + "f07f0200"),
+        (
+            m.GetCertificate(slot=0, large=1, large_offset=0, large_length=0x27FF0),
+            FACTS[4],
+            "1482800000000000" + "00000000" + "f07f0200",
+        ),
         (m.GetMeasurements(operation=0xFF), FACTS[2], "12e000ff"),
         (m.GetMeasurements(operation=1, context=b"12345678"), FACTS[3], "13e00001" + "3132333435363738"),
-        (m.MeasurementBlock(index=0x10, type=m.MeasurementType.SECURE_VERSION_NUMBER, raw=1, value=bytes(8)), FACTS[2], "10010b00870800" + "00" * 8),
+        (
+            m.MeasurementBlock(index=0x10, type=m.MeasurementType.SECURE_VERSION_NUMBER, raw=1, value=bytes(8)),
+            FACTS[2],
+            "10010b00870800" + "00" * 8,
+        ),
     ],
 )
 def test_layouts_seen_on_the_wire(message: m.Message, facts: m.Facts, expected: str) -> None:

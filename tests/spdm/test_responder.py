@@ -26,7 +26,9 @@ def _after_version(pair: Pair) -> None:
 
 def _after_capabilities(pair: Pair) -> None:
     _after_version(pair)
-    request = m.GetCapabilities(flags=Capability.MAC | Capability.KEY_EX, data_transfer_size=4608, max_message_size=4608)
+    request = m.GetCapabilities(
+        flags=Capability.MAC | Capability.KEY_EX, data_transfer_size=4608, max_message_size=4608
+    )
     answer = pair.say(request.encode(m.Facts(version=Version.V1_2)))
     assert answer is not None
     assert answer[1] == m.Capabilities.CODE

@@ -63,6 +63,26 @@ def test_both_sides_derive_the_same_secrets() -> None:
     assert ours == told
 
 
+@pytest.mark.parametrize("version", [Version.V1_1, Version.V1_2, Version.V1_3, Version.V1_4], ids=lambda v: v.text)
+@pytest.mark.parametrize("context", [Capability.PSK, Capability.PSK_WITH_CONTEXT], ids=["no context", "context"])
+def test_sessions_on_a_pre_shared_key(version: Version, context: Capability) -> None:
+    pair = Pair(
+        version,
+        P384_SUITE,
+        {"versions": (version,), "capabilities": RESPONDER_CAPABILITIES | context},
+        {"capabilities": REQUESTER_CAPABILITIES | Capability.PSK},
+    )
+    pair.run(flows.connect(pair.requester))
+    session = pair.run(flows.psk_exchange(pair.requester, b"hint", b"pre-shared key", SummaryType.ALL))
+    pair.run(flows.heartbeat(session))
+    pair.run(flows.key_update(pair.requester, session))
+    pair.run(flows.end_session(pair.requester, session))
+    with pytest.raises(AuthenticationFailed, match="pre-shared keys differ"):
+        pair.run(flows.psk_exchange(pair.requester, b"hint", b"another key"))
+    with pytest.raises(ErrorResponse, match="INVALID_REQUEST"):
+        pair.run(flows.psk_exchange(pair.requester, b"unknown", b"pre-shared key"))
+
+
 def test_two_sessions_live_side_by_side_and_the_fifth_is_refused() -> None:
     pair = Pair()
     sessions = [pair.open_session()]
@@ -136,7 +156,17 @@ def test_a_replayed_or_changed_record_ends_the_session() -> None:
         assert not pair.responder.sessions
 
 
-@pytest.mark.parametrize("code", [m.VersionResponse.CODE, m.Capabilities.CODE, m.Algorithms.CODE, m.Certificate.CODE, m.ChallengeAuth.CODE, m.KeyExchangeRsp.CODE])
+@pytest.mark.parametrize(
+    "code",
+    [
+        m.VersionResponse.CODE,
+        m.Capabilities.CODE,
+        m.Algorithms.CODE,
+        m.Certificate.CODE,
+        m.ChallengeAuth.CODE,
+        m.KeyExchangeRsp.CODE,
+    ],
+)
 def test_any_change_of_an_unprotected_response_is_noticed(code: int) -> None:
     """Attacks 1 to 3: whoever changes negotiation or identity on the way is caught at the next signature at the latest."""
     reference = Pair()
@@ -145,8 +175,10 @@ def test_any_change_of_an_unprotected_response_is_noticed(code: int) -> None:
     size = next(len(frame) for way, frame in reference.frames if way == "rsp" and frame[2] == code)
     for at in sorted({3, 4, size // 3, size // 2, size - 1}):
         pair = Pair()
-        pair.tamper = lambda way, frame, at=at: (  # type: ignore[method-assign]
-            frame[:at] + bytes([frame[at] ^ 0x41]) + frame[at + 1 :] if way == "rsp" and frame[2] == code else frame
+        pair.tamper = (
+            lambda way, frame, at=at: (  # type: ignore[method-assign]
+                frame[:at] + bytes([frame[at] ^ 0x41]) + frame[at + 1 :] if way == "rsp" and frame[2] == code else frame
+            )
         )
         with pytest.raises((AuthenticationFailed, PeerViolation, DecodeError, Incompatible, ErrorResponse, Misuse)):
             pair.run(flows.connect(pair.requester))

@@ -85,7 +85,7 @@ CALLS: Mapping[str, Call] = MappingProxyType(_calls)
 """All declared calls by name."""
 
 
-class CallRefused(TeeioError):  # noqa: N818 -- named as its siblings in `errors`
+class CallRefused(TeeioError):
     """The other side of a trust boundary refused a call; `status` is its answer."""
 
     def __init__(self, name: str, status: Status | HypercallError, reason: str = "", *, remedy: str = "") -> None:

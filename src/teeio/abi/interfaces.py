@@ -97,7 +97,7 @@ class TvmToVmm(Protocol):
     def tdcm_unbind(self, call: v.TdcmUnbind, now: float, /) -> HypercallResult[None]: ...
 
 
-class EptViolation(TeeioError):  # noqa: N818 -- the processor's own term
+class EptViolation(TeeioError):
     """A TVM's access has no translation: nothing is mapped, or it is pending or blocked."""
 
     def __init__(self, gpa: int, reason: str, *, remedy: str = "") -> None:

@@ -9,7 +9,7 @@ from teeio.capture.negotiated import Negotiated, Signer
 from teeio.crypto.algorithms import BaseHash
 from teeio.crypto.certificates import leaf_public_key, load_certificate, parse_chain
 from teeio.crypto.kdf import digest
-from teeio.crypto.keys import SIGNING_ALGORITHMS, PublicKey, verify
+from teeio.crypto.keys import PublicKey, verify
 from teeio.errors import AuthenticationFailed, DecodeError, Incompatible
 from teeio.spdm import messages as m
 from teeio.spdm.constants import PUBLIC_KEY_SLOT
@@ -103,20 +103,22 @@ class Chains:
         self, check: str, slot: int, context: str, transcript: bytes, signature: bytes, n: Negotiated, signer: Signer
     ) -> Finding:
         """Check a signature over `transcript` with the leaf key of `slot`."""
-        algorithm, base_hash = signer.base_asym, n.connection.base_hash
-        if not algorithm & SIGNING_ALGORITHMS or algorithm.bit_count() != 1:
-            return not_checkable(check, f"no implementation of {signer.name}")
-        if not n.hash_implemented:
-            return not_checkable(check, f"no implementation of {base_hash!r}")
+        base_hash = n.connection.base_hash
         chain = self.by_slot.get(slot)
         if chain is None:
             return not_checkable(check, _missing(slot))
+        if not n.hash_implemented:
+            return not_checkable(check, f"no implementation of {base_hash!r}")
+        try:
+            key = _leaf_key(chain, base_hash)
+        except (AuthenticationFailed, DecodeError) as error:
+            return not_checkable(check, str(error))
         message = signing_message(n.connection.version, context, transcript, base_hash)
         try:
-            verify(_leaf_key(chain, base_hash), algorithm, message, signature, base_hash)
+            verify(key, signer.algorithm, message, signature, base_hash, context)
         except Incompatible as error:
             return not_checkable(check, str(error))
-        except (AuthenticationFailed, DecodeError) as error:
+        except AuthenticationFailed as error:
             return Finding(check, Verdict.WRONG, str(error))
         return Finding(check, Verdict.OK)
 

@@ -58,7 +58,10 @@ class Exchange:
 
 @dataclass(slots=True)
 class Conversation:
-    """All connections of a capture, one after another. `history` has every session in the order of appearance."""
+    """All connections of a capture, one after another.
+
+    `history` has every session in the order of appearance, `mutual` what basic mutual authentication has exchanged.
+    """
 
     key_log: KeyLog = field(default_factory=KeyLog)
     negotiated: Negotiated = field(default_factory=Negotiated)
@@ -67,6 +70,7 @@ class Conversation:
     requester_chains: Chains = field(default_factory=Chains)
     sessions: dict[int, DissectedSession] = field(default_factory=dict)
     history: list[DissectedSession] = field(default_factory=list)
+    mutual: bytes = b""
     _used: set[int] = field(default_factory=set)
 
     def requested(self, x: Exchange) -> list[Finding]:
@@ -76,6 +80,7 @@ class Conversation:
             self.responder_chains.reset()
             self.requester_chains.reset()
             self.sessions.clear()
+            self.mutual = b""
         self.transcript.begin(x.code, x.session_id)
         effect = ON_REQUEST.get(x.code)
         return effect(self, x) if effect and x.request is not None else []
@@ -144,12 +149,26 @@ def _signed(c: Conversation, what: str, slot: int, context: str, transcript: byt
     return c.responder_chains.check_signature(check, slot, context, transcript, signature, n, n.responder)
 
 
-def _without(data: bytes, *tail: bytes) -> bytes:
+def requester_signed(
+    c: Conversation,
+    what: str,
+    slot: int,
+    context: str,
+    transcript: bytes,
+    signed: m.Finish | m.ChallengeAuth | m.EndpointInfo,
+) -> Finding:
+    """Check a signature of the requester."""
+    n, check = c.negotiated, f"{what} signature"
+    return c.requester_chains.check_signature(check, slot, context, transcript, signed.signature, n, n.requester)
+
+
+def without_tail(data: bytes, *tail: bytes) -> bytes:
+    """Give an encoded message without its last fields."""
     return data[: len(data) - sum(map(len, tail))]
 
 
 def _challenge(c: Conversation, x: Exchange) -> list[Finding]:
-    m1 = c.transcript.m1(x.sent, _without(x.received, x.response.signature))
+    m1 = c.transcript.m1(x.sent, without_tail(x.received, x.response.signature))
     return [
         c.responder_chains.check_hash("CertChainHash", x.request.slot, x.response.chain_hash, c.negotiated),
         _signed(c, "CHALLENGE_AUTH", x.request.slot, CHALLENGE_CONTEXT, m1, x.response.signature),
@@ -160,14 +179,14 @@ def _measurements(c: Conversation, x: Exchange) -> list[Finding]:
     if not x.request.signature_requested:
         return []
     version = c.negotiated.connection.version
-    l1 = c.transcript.l1(version, x.session_id, x.sent, _without(x.received, x.response.signature))
+    l1 = c.transcript.l1(version, x.session_id, x.sent, without_tail(x.received, x.response.signature))
     return [_signed(c, "MEASUREMENTS", x.request.slot & 0xF, MEASUREMENTS_CONTEXT, l1, x.response.signature)]
 
 
 def _endpoint_info(c: Conversation, x: Exchange) -> list[Finding]:
     if not x.request.signature_requested:
         return []
-    il1 = c.transcript.vca + x.sent + _without(x.received, x.response.signature)
+    il1 = c.transcript.vca + x.sent + without_tail(x.received, x.response.signature)
     return [_signed(c, "ENDPOINT_INFO", x.request.slot & 0xF, ENDPOINT_INFO_CONTEXT, il1, x.response.signature)]
 
 
@@ -185,7 +204,7 @@ def _key_exchange(c: Conversation, x: Exchange) -> list[Finding]:
         session.cannot_derive(reason)
         return [not_checkable(check, reason) for check in ("KEY_EXCHANGE_RSP signature", "ResponderVerifyData")]
     before = c.transcript.handshake(chain_hash, c.negotiated.connection.multi_key)
-    signed = before + x.sent + _without(x.received, response.signature, response.verify_data)
+    signed = before + x.sent + without_tail(x.received, response.signature, response.verify_data)
     findings = [_signed(c, "KEY_EXCHANGE_RSP", request.slot, KEY_EXCHANGE_CONTEXT, signed, response.signature)]
     session.enter_handshake(signed + response.signature)
     if response.verify_data:
@@ -227,24 +246,12 @@ def _finish_request(c: Conversation, x: Exchange) -> list[Finding]:
             return [not_checkable("RequesterVerifyData", "the requester's certificate chain is not in the capture")]
         begun += (session.encapsulated_digests if c.negotiated.requester_multi_key else b"") + chain_hash
     if request.signature_included:
-        signed = begun + _without(x.sent, request.signature, request.verify_data)
-        findings.append(_requester_signature(c, request, signed))
-    covered = begun + _without(x.sent, request.verify_data)
+        signed = begun + without_tail(x.sent, request.signature, request.verify_data)
+        findings.append(requester_signed(c, "FINISH", request.req_slot, FINISH_CONTEXT, signed, request))
+    covered = begun + without_tail(x.sent, request.verify_data)
     findings.append(_requester_verify_data(c, session, covered, request.verify_data))
     session.finishing = begun + x.sent
     return findings
-
-
-def _requester_signature(c: Conversation, request: m.Finish, signed: bytes) -> Finding:
-    return c.requester_chains.check_signature(
-        "FINISH signature",
-        request.req_slot,
-        FINISH_CONTEXT,
-        signed,
-        request.signature,
-        c.negotiated,
-        c.negotiated.requester,
-    )
 
 
 def _finish(c: Conversation, x: Exchange) -> list[Finding]:
@@ -254,7 +261,7 @@ def _finish(c: Conversation, x: Exchange) -> list[Finding]:
     findings = []
     response: m.FinishRsp = x.response
     if response.verify_data:
-        covered = session.finishing + _without(x.received, response.verify_data)
+        covered = session.finishing + without_tail(x.received, response.verify_data)
         findings.append(_responder_verify_data(c, session, covered, response.verify_data))
     _establish(session, x.received)
     return findings
@@ -269,7 +276,7 @@ def _establish(session: DissectedSession, received: bytes) -> None:
 def _psk_exchange(c: Conversation, x: Exchange) -> list[Finding]:
     response: m.PskExchangeRsp = x.response
     session = c.begin_session(response.rsp_session_id << 16 | x.request.req_session_id, x.frame, psk=True)
-    th1 = c.transcript.handshake(b"", multi_key=False) + x.sent + _without(x.received, response.verify_data)
+    th1 = c.transcript.handshake(b"", multi_key=False) + x.sent + without_tail(x.received, response.verify_data)
     session.enter_handshake(th1)
     findings = [_responder_verify_data(c, session, th1, response.verify_data)]
     session.spdm.transcript = th1 + response.verify_data
@@ -284,7 +291,7 @@ def _psk_finish_request(c: Conversation, x: Exchange) -> list[Finding]:
         return []
     begun = x.session.spdm.transcript
     x.session.finishing = begun + x.sent
-    covered = begun + _without(x.sent, x.request.verify_data)
+    covered = begun + without_tail(x.sent, x.request.verify_data)
     return [_requester_verify_data(c, x.session, covered, x.request.verify_data)]
 
 
@@ -305,36 +312,16 @@ def _key_update_request(c: Conversation, x: Exchange) -> list[Finding]:
     return []
 
 
+def _encapsulated_flow(c: Conversation, x: Exchange) -> list[Finding]:
+    c.mutual = b""
+    return []
+
+
 def _end_session(c: Conversation, x: Exchange) -> list[Finding]:
     if x.session is not None:
         x.session.spdm.move(SessionPhase.ENDED, "END_SESSION")
         c.transcript.forget_measurements(x.session_id)
         c.sessions.pop(x.session.session_id, None)
-    return []
-
-
-# -- encapsulated: the responder asks ------------------------------------------------------------------------------
-
-
-def encapsulated_request(c: Conversation, request: m.Message, session: DissectedSession | None) -> None:
-    """Learn of a request of the responder."""
-    if isinstance(request, m.KeyUpdate) and session is not None and request.operation == KeyUpdateOperation.UPDATE_KEY:
-        session.expect_update(Direction.RESPONSE)
-
-
-def encapsulated_answer(
-    c: Conversation, request: m.Message | None, response: m.Message, received: bytes, session: DissectedSession | None
-) -> list[Finding]:
-    """Learn of the requester's answer; `request` is None if it answers an implied one."""
-    if isinstance(response, m.Digests):
-        owner = session or c.handshaking()
-        if owner is not None:
-            owner.encapsulated_digests = received
-        return c.requester_chains.enter_digests(response)
-    if isinstance(response, m.Certificate) and isinstance(request, m.GetCertificate):
-        return c.requester_chains.enter_certificate(request, response, c.negotiated)
-    if isinstance(response, m.ChallengeAuth):
-        return [not_checkable("CHALLENGE_AUTH signature", "basic mutual authentication is not verified")]
     return []
 
 
@@ -344,6 +331,7 @@ ON_REQUEST: Mapping[int, Effect] = {
     m.Finish.CODE: _finish_request,
     m.PskFinish.CODE: _psk_finish_request,
     m.KeyUpdate.CODE: _key_update_request,
+    m.GetEncapsulatedRequest.CODE: _encapsulated_flow,
 }
 """What a request changes before it is answered."""
 

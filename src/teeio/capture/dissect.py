@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from teeio.capture.chunks import ChunkAssembly
-from teeio.capture.conversation import Conversation, Exchange, encapsulated_answer, encapsulated_request
+from teeio.capture.conversation import Conversation, Exchange
+from teeio.capture.encapsulated import EncapsulatedRequest, encapsulated_answer, encapsulated_request
 from teeio.capture.findings import Finding, Verdict
 from teeio.capture.framing import BINDINGS, Carried, decode_discovery, unframe
 from teeio.capture.keylog import KeyLog, parse_key_log
@@ -102,7 +103,7 @@ class _Scope:
     pending: Exchange | None = None
     vendor: VendorMessage | None = None
     report: ReportAssembly = field(default_factory=ReportAssembly)
-    encapsulated: m.Message | None = None
+    encapsulated: EncapsulatedRequest | None = None
     sending: ChunkAssembly = field(default_factory=ChunkAssembly)
     getting: ChunkAssembly = field(default_factory=ChunkAssembly)
 
@@ -163,6 +164,8 @@ class Dissector:
             found.error = str(error)
             session.unopened.append(found.frame)
             return
+        if session.opened == 1:
+            self.conversation.spend(session)
         found.protection = Protection.ENCRYPTED if session.spdm.encrypted else Protection.AUTHENTICATED
         self._spdm(found, self._scope(session))
 
@@ -282,13 +285,13 @@ class Dissector:
         inner.version, inner.code, inner.name = header.version, header.code, m.name_of(header.code)
         facts = self.conversation.negotiated.facts_of(header.version, encapsulated=True)
         asked = scope.encapsulated
-        if direction is Direction.REQUEST and isinstance(asked, m.Request):
-            facts = facts.answering(asked)
+        if direction is Direction.REQUEST and asked is not None:
+            facts = facts.answering(asked.message)
         self._decode(inner, facts)
         if not isinstance(inner.message, m.Message):
             return
         if direction is Direction.RESPONSE:
-            scope.encapsulated = inner.message
+            scope.encapsulated = EncapsulatedRequest(inner.message, inner.raw)
             encapsulated_request(self.conversation, inner.message, scope.session)
         else:
             scope.encapsulated = None
@@ -345,7 +348,8 @@ def _problems(capture: Capture, dissector: Dissector, key_log: KeyLog | None) ->
     problems = [str(capture.problem)] if capture.problem else []
     locked = [session for session in dissector.sessions if session.unopened]
     if key_log is None:
-        return problems
+        count = sum(len(session.unopened) for session in locked)
+        return [*problems, f"{count} records are encrypted: give the key log of this run"] if count else problems
     if locked and not any(session.opened for session in dissector.sessions):
         return [*problems, "the key log opens no record of this capture: are they of the same run?"]
     for session in locked:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from teeio.crypto.algorithms import BaseAsym, Kem, PqcAsym
 from teeio.crypto.keys import hash_algorithm
+from teeio.errors import Incompatible
 from teeio.spdm import messages as m
 from teeio.spdm import negotiation
 from teeio.spdm.constants import Capability, Version
@@ -28,15 +29,14 @@ class Signer:
     pqc_asym: PqcAsym = NO_PQC_ASYM
 
     @property
-    def name(self) -> str:
-        """The algorithm's name."""
-        flag: BaseAsym | PqcAsym = self.base_asym or self.pqc_asym
-        return flag.name or f"{flag!r}"
+    def algorithm(self) -> BaseAsym | PqcAsym:
+        """The algorithm."""
+        return self.base_asym or self.pqc_asym
 
     @property
     def size(self) -> int:
         """Size of a signature in bytes."""
-        return _size(lambda: self.base_asym.signature_size if self.base_asym else self.pqc_asym.signature_size)
+        return _size(lambda: self.algorithm.signature_size) if self.algorithm else 0
 
 
 def _size(measure: Callable[[], int]) -> int:
@@ -62,7 +62,7 @@ class Negotiated:
         """Tell whether digests of the base hash can be computed."""
         try:
             hash_algorithm(self.connection.base_hash)
-        except KeyError:
+        except Incompatible:
             return False
         return True
 

@@ -245,6 +245,24 @@ class DissectedSession:
 
         Raises `AuthenticationFailed` if no key opens it and `DecodeError` if it is malformed.
         """
+        try:
+            return self._open(record, binding, likely)
+        except AuthenticationFailed:
+            if self.proven or self.opened:
+                raise
+        # Traffic secrets given without the secret they come from are only told apart by what they open.
+        before = self.current
+        for candidate in self._candidates:
+            if candidate is not before and candidate.shared is None and self._take_given(candidate):
+                try:
+                    return self._open(record, binding, likely)
+                except AuthenticationFailed:
+                    continue
+        if before is not None:
+            self._try(before)
+        raise AuthenticationFailed(self.reason or "no key of the key log opens it")
+
+    def _open(self, record: bytes, binding: Binding, likely: Direction) -> tuple[bytes, Direction]:
         failure: TeeioError | None = None
         for direction in (likely, likely.opposite):
             keys = self._keys[direction]

@@ -79,7 +79,11 @@ def connect(
         recording = Recording(keylog, pcap, transport)
         with recording, PlatformPortClient(host, port, transport.type, timeout=timeout) as client:
             requester = Requester(
-                transport.binding, Settings(versions=_versions(versions)), system_entropy, recording, peer=f"{host}:{port}"
+                transport.binding,
+                Settings(versions=_versions(versions)),
+                system_entropy,
+                recording,
+                peer=f"{host}:{port}",
             )
             visit = Visit(
                 Carrier(requester, client.exchange, recording),

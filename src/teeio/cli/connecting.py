@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,7 +72,9 @@ class Visit:
         """Negotiate, read the certificate chain, challenge the responder, read its measurements."""
         run, requester = self.carrier.run, self.carrier.requester
         c = run(flows.connect(requester))
-        self._done("version", f"{c.version >> 4}.{c.version & 15}", "version", f"SPDM {c.version >> 4}.{c.version & 15}")
+        self._done(
+            "version", f"{c.version >> 4}.{c.version & 15}", "version", f"SPDM {c.version >> 4}.{c.version & 15}"
+        )
         names = [flag.name or "" for flag in Capability if flag & c.responder_capabilities]
         self._done("capabilities", names, "capabilities", " ".join(names))
         algorithms = {
@@ -126,7 +128,12 @@ class Visit:
             )
         )
         blocks = [
-            {"index": block.index, "type": getattr(block.type, "name", int(block.type)), "raw": bool(block.raw), "value": block.value.hex()}
+            {
+                "index": block.index,
+                "type": getattr(block.type, "name", int(block.type)),
+                "raw": bool(block.raw),
+                "value": block.value.hex(),
+            }
             for block in evidence.blocks
         ]
         where = "measurements_in_session" if session else "measurements"
@@ -172,8 +179,18 @@ class Visit:
         run(ide_flows.program_keys(plan.port_index, plan.stream_id, keys))
         for direction in (Direction.RX, Direction.TX):
             run(ide_flows.set_go(plan.port_index, plan.stream_id, KeySet.K0, direction))
-        details = {"port_index": plan.port_index, "max_port_index": answer.max_port_index, "stream_id": plan.stream_id, "keys": len(keys)}
-        self._done("ide_km", details, "IDE_KM", f"port {plan.port_index}, stream {plan.stream_id}: {len(keys)} keys set and running")
+        details = {
+            "port_index": plan.port_index,
+            "max_port_index": answer.max_port_index,
+            "stream_id": plan.stream_id,
+            "keys": len(keys),
+        }
+        self._done(
+            "ide_km",
+            details,
+            "IDE_KM",
+            f"port {plan.port_index}, stream {plan.stream_id}: {len(keys)} keys set and running",
+        )
         return True
 
     def stop_stream(self, session: Session) -> None:
@@ -220,7 +237,12 @@ class Visit:
             "function_id": f"{function_id:#06x}",
             "states": states,
             "ranges": [
-                {"first_page": item.first_page, "pages": item.pages, "attributes": int(item.attributes), "range_id": item.range_id}
+                {
+                    "first_page": item.first_page,
+                    "pages": item.pages,
+                    "attributes": int(item.attributes),
+                    "range_id": item.range_id,
+                }
                 for item in report.ranges
             ],
         }
@@ -264,9 +286,7 @@ def _always_ended(visit: Visit, session: Session) -> Iterator[None]:
         yield
     except BaseException:
         if session.session_id in visit.carrier.requester.sessions:
-            try:
+            with suppress(Exception):
                 visit.end(session)
-            except Exception:  # noqa: BLE001, S110  (the first error is the one to report)
-                pass
         raise
     visit.end(session)

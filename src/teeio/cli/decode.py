@@ -49,4 +49,6 @@ def _text(path: Path) -> str:
     try:
         return path.read_text()
     except UnicodeDecodeError as error:
-        raise DecodeError("KeyLog", "text", error.start, "is not text", remedy="give a key log, not a capture") from None
+        raise DecodeError(
+            "KeyLog", "text", error.start, "is not text", remedy="give a key log, not a capture"
+        ) from None

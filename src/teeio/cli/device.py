@@ -34,12 +34,11 @@ def device(
 
     console = Console(highlight=False, quiet=quiet)
     entropy = system_entropy if seed is None else SeededEntropy(seed.to_bytes(16, "little", signed=True))
-    with reported():
-        with Recording(keylog, None, transport) as recording:
-            server = DeviceServer(transport, entropy, time.time(), recording, console.print)
-            if root is not None:
-                root.write_text(server.roots_pem())
-            try:
-                asyncio.run(server.serve(host, port, once=once))
-            except KeyboardInterrupt:
-                console.print("stopped")
+    with reported(), Recording(keylog, None, transport) as recording:
+        server = DeviceServer(transport, entropy, time.time(), recording, console.print)
+        if root is not None:
+            root.write_text(server.roots_pem())
+        try:
+            asyncio.run(server.serve(host, port, once=once))
+        except KeyboardInterrupt:
+            console.print("stopped")

@@ -18,8 +18,11 @@ NONCE_SIZE = 12
 class Cipher(Protocol):
     """A keyed AEAD: `encrypt` gives ciphertext and tag, `decrypt` takes both together."""
 
-    def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None, /) -> bytes: ...
-    def decrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None, /) -> bytes: ...
+    def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None, /) -> bytes:
+        """Give ciphertext and tag."""
+
+    def decrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None, /) -> bytes:
+        """Give the plaintext."""
 
 
 _CIPHERS: dict[Aead, Callable[[bytes], Cipher]] = {

@@ -31,7 +31,11 @@ class BaseHash(IntFlag):
     @property
     def size(self) -> int:
         """Digest size in bytes."""
-        return int(_HASHES[self].rpartition("_")[2].removeprefix("sha").removeprefix("sm") or 0) // 8 if self != BaseHash.SM3_256 else 32
+        return (
+            int(_HASHES[self].rpartition("_")[2].removeprefix("sha").removeprefix("sm") or 0) // 8
+            if self != BaseHash.SM3_256
+            else 32
+        )
 
     def new(self, data: bytes = b"") -> Any:
         """Start a hash."""

@@ -94,9 +94,7 @@ class Journal:
             if self._wall_clock:
                 step.seconds = self._wall_clock() - begun
             self._current = outer
-            self._listener(
-                StepDone(step.actor, step.title, step.seconds or 0.0, step.messages, step.bytes, step.note)
-            )
+            self._listener(StepDone(step.actor, step.title, step.seconds or 0.0, step.messages, step.bytes, step.note))
 
     def events(self) -> Iterator[Event]:
         """Give all kept events in order."""

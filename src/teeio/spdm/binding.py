@@ -13,7 +13,8 @@ class Binding(Protocol):
     """A transport binding. `unwrap` and `unwrap_application` raise `DecodeError` on malformed input."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Short name, such as "mctp"."""
 
     @property
     def sequence_number_size(self) -> int:

@@ -84,7 +84,9 @@ class KeySchedule:
 
     def traffic(self, secret: bytes) -> TrafficKey:
         """Derive key and IV of a direction's secret."""
-        return TrafficKey(self._expand(secret, "key", size=self.aead.key_size), self._expand(secret, "iv", size=IV_SIZE))
+        return TrafficKey(
+            self._expand(secret, "key", size=self.aead.key_size), self._expand(secret, "iv", size=IV_SIZE)
+        )
 
     def updated(self, secret: bytes) -> bytes:
         """Derive the next data secret of a direction (KEY_UPDATE)."""

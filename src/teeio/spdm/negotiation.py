@@ -45,8 +45,14 @@ REQUESTER_FLAG_RULES: tuple[FlagRule, ...] = (
     ("HANDSHAKE_IN_THE_CLEAR needs KEY_EX", lambda f: not f & Cap.HANDSHAKE_IN_THE_CLEAR or bool(f & Cap.KEY_EX)),
     ("CERT and PUB_KEY_ID exclude each other", lambda f: not (f & Cap.CERT and f & Cap.PUB_KEY_ID)),
     ("MUT_AUTH needs CHAL or KEY_EX", lambda f: not f & Cap.MUT_AUTH or bool(f & (Cap.CHAL | Cap.KEY_EX))),
-    ("EP_INFO_CAP 11b is reserved", lambda f: f & (Cap.EP_INFO_SIG | Cap.EP_INFO_NO_SIG) != Cap.EP_INFO_SIG | Cap.EP_INFO_NO_SIG),
-    ("MULTI_KEY_CAP 11b is reserved", lambda f: f & (Cap.MULTI_KEY_NEG | Cap.MULTI_KEY_ONLY) != Cap.MULTI_KEY_NEG | Cap.MULTI_KEY_ONLY),
+    (
+        "EP_INFO_CAP 11b is reserved",
+        lambda f: f & (Cap.EP_INFO_SIG | Cap.EP_INFO_NO_SIG) != Cap.EP_INFO_SIG | Cap.EP_INFO_NO_SIG,
+    ),
+    (
+        "MULTI_KEY_CAP 11b is reserved",
+        lambda f: f & (Cap.MULTI_KEY_NEG | Cap.MULTI_KEY_ONLY) != Cap.MULTI_KEY_NEG | Cap.MULTI_KEY_ONLY,
+    ),
 )
 """What must hold of a requester's flags (DSP0274, GET_CAPABILITIES flag definitions)."""
 

@@ -19,7 +19,7 @@ from teeio.spdm.binding import Binding
 from teeio.spdm.constants import ErrorCode, Version
 from teeio.spdm.exchange import Answer, Ask
 from teeio.spdm.record import record_header
-from teeio.spdm.rules import BY_REQUEST, Phase, Place, refusal
+from teeio.spdm.rules import BY_REQUEST, Place, refusal
 from teeio.spdm.state import Connection, Session, SessionPhase, Settings
 from teeio.spdm.transcript import Transcript
 
@@ -170,7 +170,9 @@ class Requester:
             else:
                 return received
         raise ErrorResponse(
-            f"{self.peer} was not ready after {MAX_RETRIES} tries of {m.name_of(code)}", ErrorCode.BUSY, remedy="try later"
+            f"{self.peer} was not ready after {MAX_RETRIES} tries of {m.name_of(code)}",
+            ErrorCode.BUSY,
+            remedy="try later",
         )
 
     def _round_trip(self, message: bytes, session: Session | None) -> Driver[bytes]:
@@ -215,9 +217,13 @@ class Requester:
         header = m.header(received)
         if header.code != m.Error.CODE:
             return None
-        name = ErrorCode(header.param1).name if header.param1 in ErrorCode._value2member_map_ else f"{header.param1:#04x}"
+        name = (
+            ErrorCode(header.param1).name if header.param1 in ErrorCode._value2member_map_ else f"{header.param1:#04x}"
+        )
         return ErrorResponse(
-            f"{self.peer} answered {request.NAME} with ERROR {name}, data {header.param2:#04x}", header.param1, header.param2
+            f"{self.peer} answered {request.NAME} with ERROR {name}, data {header.param2:#04x}",
+            header.param1,
+            header.param2,
         )
 
     def _decode(self, request: m.Request[Any], received: bytes, *, secured: bool) -> tuple[m.Response, int]:
@@ -228,7 +234,8 @@ class Requester:
         version = Version.V1_0 if request.CODE == m.GetVersion.CODE else self.connection.version
         if header.version != version:
             raise PeerViolation(
-                f"{expected.NAME} carries SPDMVersion {header.version:#04x}, {version:#04x} is in use", "DSP0274 SPDMVersion"
+                f"{expected.NAME} carries SPDMVersion {header.version:#04x}, {version:#04x} is in use",
+                "DSP0274 SPDMVersion",
             )
         response, used = expected.decode_prefix(received, self.connection.facts.answering(request))
         if len(received) - used > (0 if secured else MAX_TRANSPORT_PADDING):

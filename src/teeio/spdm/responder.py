@@ -15,9 +15,10 @@ from teeio.errors import AuthenticationFailed, DecodeError, Misuse, Reject
 from teeio.observe import MessageMoved, Observer, Refused, ignore
 from teeio.spdm import messages as m
 from teeio.spdm.binding import Binding
+from teeio.spdm.call import Call, Silence
 from teeio.spdm.constants import ErrorCode, Version
 from teeio.spdm.device_state import DeviceMeasurements, Identity, Slot
-from teeio.spdm.handlers import HANDLERS, Call, Silence
+from teeio.spdm.handlers import HANDLERS
 from teeio.spdm.record import record_header
 from teeio.spdm.rules import BY_REQUEST, Phase, Place, Refusal, refusal
 from teeio.spdm.state import RESPONDER_CAPABILITIES, Connection, Session, SessionPhase, Settings
@@ -45,6 +46,7 @@ class Responder:
     entropy: Entropy
     settings: Settings = field(default_factory=lambda: Settings(capabilities=RESPONDER_CAPABILITIES))
     vendor_protocols: Sequence[VendorProtocol] = ()
+    psks: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)
     observer: Observer = ignore
     name: str = "responder"
     peer: str = "requester"
@@ -163,7 +165,11 @@ class Responder:
 
     def _place_outside(self, code: int) -> Place:
         # FINISH in the clear belongs to the handshake phase of the latest session, but travels outside it.
-        return Place.OUTSIDE if code != m.Finish.CODE or self.connection.facts.handshake_in_the_clear else Place.ESTABLISHED
+        return (
+            Place.OUTSIDE
+            if code != m.Finish.CODE or self.connection.facts.handshake_in_the_clear
+            else Place.ESTABLISHED
+        )
 
     def _check_version(self, header: m.Header) -> None:
         if header.code == m.GetVersion.CODE:
@@ -173,7 +179,9 @@ class Responder:
         else:
             expected = (self.connection.version,)
         if header.version not in expected:
-            raise Reject(ErrorCode.VERSION_MISMATCH, f"SPDMVersion {header.version:#04x} is not in use (DSP0274 SPDMVersion)")
+            raise Reject(
+                ErrorCode.VERSION_MISMATCH, f"SPDMVersion {header.version:#04x} is not in use (DSP0274 SPDMVersion)"
+            )
 
     def _handle(self, code: int, call: Call) -> tuple[m.Request[m.Response], m.Response]:
         facts = self.connection.facts
@@ -234,12 +242,19 @@ class Responder:
 
     def _saw(self, message: bytes, session: Session | None) -> None:
         name = m.name_of(message[1]) if len(message) > 1 else "(short)"
-        self.observer(MessageMoved(self.peer, self.name, "SPDM", name, len(message), session.session_id if session else None))
+        self.observer(
+            MessageMoved(self.peer, self.name, "SPDM", name, len(message), session.session_id if session else None)
+        )
 
     def _said(self, message: bytes, session: Session | None) -> bytes:
         self.observer(
             MessageMoved(
-                self.name, self.peer, "SPDM", m.name_of(message[1]), len(message), session.session_id if session else None
+                self.name,
+                self.peer,
+                "SPDM",
+                m.name_of(message[1]),
+                len(message),
+                session.session_id if session else None,
             )
         )
         return message

@@ -70,7 +70,9 @@ RULES: tuple[Rule, ...] = (
     Rule(m.GetCertificate, "DSP0274 GET_CERTIFICATE", place=_BOTH, responder=Cap.CERT, effect=Effect.IDENTITY),
     Rule(m.Challenge, "DSP0274 CHALLENGE", responder=Cap.CHAL, effect=Effect.CHALLENGE),
     Rule(m.GetMeasurements, "DSP0274 GET_MEASUREMENTS", place=_BOTH, responder=_MEAS, effect=Effect.MEASUREMENT),
-    Rule(m.KeyExchange, "DSP0274 KEY_EXCHANGE", V.V1_1, responder=Cap.KEY_EX, requester=Cap.KEY_EX, effect=Effect.SESSION),
+    Rule(
+        m.KeyExchange, "DSP0274 KEY_EXCHANGE", V.V1_1, responder=Cap.KEY_EX, requester=Cap.KEY_EX, effect=Effect.SESSION
+    ),
     Rule(
         m.Finish,
         "DSP0274 FINISH",
@@ -108,7 +110,9 @@ RULES: tuple[Rule, ...] = (
         requester=Cap.KEY_UPD,
         effect=Effect.SESSION,
     ),
-    Rule(m.EndSession, "DSP0274 END_SESSION", V.V1_1, place=Place.ESTABLISHED, responder=_SESSION, effect=Effect.SESSION),
+    Rule(
+        m.EndSession, "DSP0274 END_SESSION", V.V1_1, place=Place.ESTABLISHED, responder=_SESSION, effect=Effect.SESSION
+    ),
     Rule(
         m.GetEncapsulatedRequest,
         "DSP0274 GET_ENCAPSULATED_REQUEST",
@@ -146,12 +150,8 @@ RULES: tuple[Rule, ...] = (
         responder=Cap.MEL,
         effect=Effect.SESSION,
     ),
-    Rule(
-        m.GetKeyPairInfo, "DSP0274 GET_KEY_PAIR_INFO", V.V1_3, place=_BOTH, responder=Cap.GET_KEY_PAIR_INFO
-    ),
-    Rule(
-        m.SetKeyPairInfo, "DSP0274 SET_KEY_PAIR_INFO", V.V1_3, place=_BOTH, responder=Cap.SET_KEY_PAIR_INFO
-    ),
+    Rule(m.GetKeyPairInfo, "DSP0274 GET_KEY_PAIR_INFO", V.V1_3, place=_BOTH, responder=Cap.GET_KEY_PAIR_INFO),
+    Rule(m.SetKeyPairInfo, "DSP0274 SET_KEY_PAIR_INFO", V.V1_3, place=_BOTH, responder=Cap.SET_KEY_PAIR_INFO),
     Rule(m.GetSupportedEventTypes, "DSP0274 events", V.V1_3, place=Place.ESTABLISHED, responder=Cap.EVENT),
     Rule(m.SubscribeEventTypes, "DSP0274 events", V.V1_3, place=Place.ESTABLISHED, responder=Cap.EVENT),
     Rule(m.SendEvent, "DSP0274 events", V.V1_3, place=Place.ESTABLISHED, responder=Cap.EVENT),
@@ -175,9 +175,7 @@ class Refusal(Enum):
     PHASE = "negotiation has not come this far, or has passed it"
 
 
-def refusal(
-    code: int, version: int, phase: Phase, place: Place, responder: Cap, requester: Cap
-) -> Refusal | None:
+def refusal(code: int, version: int, phase: Phase, place: Place, responder: Cap, requester: Cap) -> Refusal | None:
     """Say why the request `code` is not legal here and now, or None if it is.
 
     `responder` and `requester` are the capability flags exchanged; they bind only once negotiation has ended.

@@ -21,9 +21,7 @@ from teeio.spdm.messages import Facts
 from teeio.spdm.record import RecordKey
 from teeio.spdm.rules import Phase, Place
 
-REQUESTER_CAPABILITIES = (
-    Capability.ENCRYPT | Capability.MAC | Capability.KEY_EX | Capability.HBEAT | Capability.KEY_UPD
-)
+REQUESTER_CAPABILITIES = Capability.ENCRYPT | Capability.MAC | Capability.KEY_EX | Capability.HBEAT | Capability.KEY_UPD
 """What a requester without mutual authentication offers."""
 
 RESPONDER_CAPABILITIES = (

@@ -106,5 +106,3 @@ class Transcript:
     @staticmethod
     def _bounded(data: bytes) -> bytes:
         return data[-MAX_TRANSCRIPT:]
-
-

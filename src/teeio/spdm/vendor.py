@@ -17,13 +17,16 @@ class VendorProtocol(Protocol):
     """A responder of a protocol inside VENDOR_DEFINED messages; it only ever sees messages of a session."""
 
     @property
-    def standard_id(self) -> int: ...
+    def standard_id(self) -> int:
+        """The registry: StandardID."""
 
     @property
-    def vendor_id(self) -> bytes: ...
+    def vendor_id(self) -> bytes:
+        """VendorID as it travels."""
 
     @property
-    def protocol_id(self) -> int: ...
+    def protocol_id(self) -> int:
+        """First byte of the payload."""
 
     def respond(self, session_id: int, message: bytes, now: float) -> bytes | None:
         """Answer the bytes after the protocol id; None drops the request silently. Never raises."""
@@ -37,9 +40,7 @@ def vendor_exchange(standard_id: int, vendor_id: bytes, payload: bytes) -> Flow[
 
     Raises `PeerViolation` if the response names another registry or vendor.
     """
-    response = yield from ask(
-        VendorDefinedRequest(standard_id=standard_id, vendor_id=vendor_id, payload=payload)
-    )
+    response = yield from ask(VendorDefinedRequest(standard_id=standard_id, vendor_id=vendor_id, payload=payload))
     if response.standard_id != standard_id or response.vendor_id != vendor_id:
         raise PeerViolation(
             f"VENDOR_DEFINED_RESPONSE is of registry {response.standard_id:#x}, vendor {response.vendor_id.hex()}",

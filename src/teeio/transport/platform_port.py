@@ -93,7 +93,9 @@ class PlatformPortServer:
         try:
             server = await asyncio.start_server(self._connected, host, port)
         except OSError as error:
-            raise TransportError(f"cannot listen on {host}:{port}: {error.strerror}", remedy="choose another --port") from error
+            raise TransportError(
+                f"cannot listen on {host}:{port}: {error.strerror}", remedy="choose another --port"
+            ) from error
         async with server:
             ready(server.sockets[0].getsockname()[1])
             await self._done.wait()
@@ -119,7 +121,9 @@ class PlatformPortServer:
             if self._once:
                 self._done.set()
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handler: FrameHandler) -> None:
+    async def _converse(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handler: FrameHandler
+    ) -> None:
         while True:
             command, transport, size = parse_header(await reader.readexactly(_HEADER.size))
             payload = await reader.readexactly(size)

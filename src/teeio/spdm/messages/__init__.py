@@ -1,6 +1,6 @@
 """All SPDM messages: one file per exchange, request and response together."""
 
-from teeio.spdm.messages.algorithms import AlgorithmTable, Algorithms, AlgType, NegotiateAlgorithms, selected
+from teeio.spdm.messages.algorithms import Algorithms, AlgorithmTable, AlgType, NegotiateAlgorithms, selected
 from teeio.spdm.messages.base import Facts, Header, Message, Request, Response, declared, decode, header, name_of
 from teeio.spdm.messages.capabilities import Capabilities, GetCapabilities
 from teeio.spdm.messages.certificate import Certificate, GetCertificate

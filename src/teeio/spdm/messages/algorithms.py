@@ -14,7 +14,7 @@ from teeio.crypto.algorithms import (
 )
 from teeio.spdm.constants import Version
 from teeio.spdm.messages.base import Request, Response, message
-from teeio.wire import Record, bits, count_of, record, repeat, reserved, reserved_bits, total_length, u16, u32, u8
+from teeio.wire import Record, bits, count_of, record, repeat, reserved, reserved_bits, total_length, u8, u16, u32
 
 
 class AlgType(IntEnum):
@@ -73,7 +73,9 @@ class Algorithms(Response):
     table_count: None = count_of("tables", 1, since=Version.V1_1, held=True)
     _param2: None = reserved(1)
     length: None = total_length(2)
-    measurement_specification: MeasurementSpecification = u8("MeasurementSpecificationSel", enum=MeasurementSpecification)
+    measurement_specification: MeasurementSpecification = u8(
+        "MeasurementSpecificationSel", enum=MeasurementSpecification
+    )
     opaque_format: OpaqueDataFormat = bits(
         4, "Opaque data format", of=1, enum=OpaqueDataFormat, since=Version.V1_2, default=OpaqueDataFormat(0)
     )

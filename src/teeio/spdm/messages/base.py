@@ -100,7 +100,24 @@ M = TypeVar("M", bound=Message)
 
 @dataclass_transform(
     kw_only_default=True,
-    field_specifiers=(u8, u16, u24, u32, u64, i64, blob, bits, part, repeat, reserved, reserved_bits, const, length_of, count_of, total_length),
+    field_specifiers=(
+        u8,
+        u16,
+        u24,
+        u32,
+        u64,
+        i64,
+        blob,
+        bits,
+        part,
+        repeat,
+        reserved,
+        reserved_bits,
+        const,
+        length_of,
+        count_of,
+        total_length,
+    ),
 )
 def message(code: int, name: str, *, version: int | None = None) -> Callable[[type[M]], type[M]]:
     """Declare an SPDM message: `name` as DSP0274 writes it; `version` fixes the version byte (GET_VERSION and VERSION)."""
@@ -153,4 +170,3 @@ def declared() -> Iterator[type[Message]]:
     """Yield all message classes in the order of their codes."""
     for code in sorted(BY_CODE):
         yield BY_CODE[code]
-

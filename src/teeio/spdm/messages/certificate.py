@@ -36,4 +36,6 @@ class Certificate(Response):
     large_portion_length: None = length_of("large_portion", 4, when="large", since=Version.V1_4)
     large_remainder_length: int = u32("LargeRemainderLength", when="large", since=Version.V1_4, default=0)
     portion: bytes = blob("portion_length", "Portion of the chain", default=b"")
-    large_portion: bytes = blob("large_portion_length", "Portion of the chain", when="large", since=Version.V1_4, default=b"")
+    large_portion: bytes = blob(
+        "large_portion_length", "Portion of the chain", when="large", since=Version.V1_4, default=b""
+    )

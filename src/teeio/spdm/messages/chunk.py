@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from teeio.spdm.constants import Version
 from teeio.spdm.messages.base import Request, Response, message
-from teeio.wire import REST, bits, blob, length_of, reserved, reserved_bits, u16, u32, u8
+from teeio.wire import REST, bits, blob, length_of, reserved, reserved_bits, u8, u16, u32
 
 
 @message(0x85, "CHUNK_SEND")
@@ -18,7 +18,9 @@ class ChunkSend(Request["ChunkSendAck"]):
     _reserved: None = reserved(2, until=Version.V1_3)
     large_sequence: int = u32("ChunkSeqNo", since=Version.V1_4, default=0)
     chunk_size: None = length_of("chunk", 4)
-    large_message_size: int = u32("LargeMessageSize, in the first chunk", when="sequence + large_sequence == 0", default=0)
+    large_message_size: int = u32(
+        "LargeMessageSize, in the first chunk", when="sequence + large_sequence == 0", default=0
+    )
     chunk: bytes = blob("chunk_size", "Chunk")
 
 
@@ -55,5 +57,7 @@ class ChunkResponse(Response):
     _reserved: None = reserved(2, until=Version.V1_3)
     large_sequence: int = u32("ChunkSeqNo", since=Version.V1_4, default=0)
     chunk_size: None = length_of("chunk", 4)
-    large_message_size: int = u32("LargeMessageSize, in the first chunk", when="sequence + large_sequence == 0", default=0)
+    large_message_size: int = u32(
+        "LargeMessageSize, in the first chunk", when="sequence + large_sequence == 0", default=0
+    )
     chunk: bytes = blob("chunk_size", "Chunk")

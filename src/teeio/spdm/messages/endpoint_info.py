@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from teeio.spdm.messages.base import Request, Response, message
-from teeio.wire import REST, bits, blob, length_of, reserved, reserved_bits, u32, u8
+from teeio.wire import REST, bits, blob, length_of, reserved, reserved_bits, u8, u32
 
 
 @message(0x87, "GET_ENDPOINT_INFO")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from teeio.spdm.constants import SummaryType, Version
 from teeio.spdm.messages.base import Request, Response, message
-from teeio.wire import bits, blob, length_of, reserved, reserved_bits, u16, u8
+from teeio.wire import bits, blob, length_of, reserved, reserved_bits, u8, u16
 
 
 @message(0xE4, "KEY_EXCHANGE")

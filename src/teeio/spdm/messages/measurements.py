@@ -7,7 +7,7 @@ from enum import IntEnum
 from teeio.errors import DecodeError
 from teeio.spdm.constants import Version
 from teeio.spdm.messages.base import Request, Response, message
-from teeio.wire import Record, bits, blob, const, count_of, length_of, record, repeat, reserved, reserved_bits, u32, u8
+from teeio.wire import Record, bits, blob, const, count_of, length_of, record, repeat, reserved, reserved_bits, u8, u32
 
 
 class MeasurementType(IntEnum):
@@ -85,7 +85,9 @@ def decode_blocks(data: bytes, count: int) -> tuple[MeasurementBlock, ...]:
         rest = rest[used:]
     if rest or len(blocks) != count:
         at = len(data) - len(rest)
-        raise DecodeError("Measurements", "record", at, f"holds {len(blocks)} blocks and {len(rest)} bytes more, not {count}")
+        raise DecodeError(
+            "Measurements", "record", at, f"holds {len(blocks)} blocks and {len(rest)} bytes more, not {count}"
+        )
     return tuple(blocks)
 
 

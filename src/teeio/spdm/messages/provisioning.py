@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from teeio.spdm.constants import Version
 from teeio.spdm.messages.base import Request, Response, message
-from teeio.wire import REST, bits, blob, length_of, reserved, reserved_bits, u16, u32, u8
+from teeio.wire import REST, bits, blob, length_of, reserved, reserved_bits, u8, u16, u32
 
 
 @message(0xED, "GET_CSR")
@@ -75,7 +75,9 @@ class KeyPairInfo(Response):
     slots: int = u8("AssocCertSlotMask")
     public_key_info: bytes = blob("public_key_info_length", "PublicKeyInfo (AlgorithmIdentifier in DER)")
     pqc_capabilities_length: None = length_of("pqc_capabilities", 1, since=Version.V1_4)
-    pqc_capabilities: bytes = blob("pqc_capabilities_length", "PqcAsymAlgoCapabilities", since=Version.V1_4, default=b"")
+    pqc_capabilities: bytes = blob(
+        "pqc_capabilities_length", "PqcAsymAlgoCapabilities", since=Version.V1_4, default=b""
+    )
     current_pqc_length: None = length_of("current_pqc", 1, since=Version.V1_4)
     current_pqc: bytes = blob("current_pqc_length", "CurrentPqcAsymAlgo", since=Version.V1_4, default=b"")
 

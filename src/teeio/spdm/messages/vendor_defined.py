@@ -38,7 +38,9 @@ class VendorDefinedRequest(Request["VendorDefinedResponse"]):
     vendor_id: bytes = blob("vendor_id_length", "VendorID")
     payload_length: None = length_of("payload", 2)
     large_payload_length: None = length_of("large_payload", 4, when="large", since=Version.V1_4)
-    payload: bytes = blob("payload_length", "Payload", default=b"")
+    payload: bytes = blob(
+        "payload_length", "Payload; in the large form the length before it is reserved", when="not large", default=b""
+    )
     large_payload: bytes = blob("large_payload_length", "Payload", when="large", since=Version.V1_4, default=b"")
 
 
@@ -54,5 +56,7 @@ class VendorDefinedResponse(Response):
     vendor_id: bytes = blob("vendor_id_length", "VendorID")
     payload_length: None = length_of("payload", 2)
     large_payload_length: None = length_of("large_payload", 4, when="large", since=Version.V1_4)
-    payload: bytes = blob("payload_length", "Payload", default=b"")
+    payload: bytes = blob(
+        "payload_length", "Payload; in the large form the length before it is reserved", when="not large", default=b""
+    )
     large_payload: bytes = blob("large_payload_length", "Payload", when="large", since=Version.V1_4, default=b"")

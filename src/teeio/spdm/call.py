@@ -1,0 +1,56 @@
+"""One request being answered, and what several handlers do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from teeio.errors import Reject
+from teeio.spdm import messages as m
+from teeio.spdm.constants import Capability, ErrorCode, SummaryType
+from teeio.spdm.state import Session
+from teeio.spdm.transcript import signing_message
+
+if TYPE_CHECKING:
+    from teeio.spdm.responder import Responder
+
+
+@dataclass(slots=True)
+class Call:
+    """One request being answered. `after` runs once the response has been protected: it changes keys or ends sessions."""
+
+    request: bytes
+    session: Session | None
+    now: float
+    after: Callable[[], None] | None = None
+
+    @property
+    def session_id(self) -> int | None:
+        """The session the request came in."""
+        return self.session.session_id if self.session else None
+
+
+class Silence(Exception):
+    """Raised by a handler to drop a request without an answer."""
+
+
+def summary(r: Responder, kind: int) -> bytes:
+    """Give the measurement summary hash that a request asks for, or refuse."""
+    if kind == SummaryType.NONE:
+        return b""
+    measures = r.connection.responder_capabilities & (Capability.MEAS_SIG | Capability.MEAS_NO_SIG)
+    if not measures or kind not in (SummaryType.TCB, SummaryType.ALL):
+        raise Reject(ErrorCode.INVALID_REQUEST, f"summary type {kind:#x} (DSP0274 MeasurementSummaryHashType)")
+    return r.measurements.summary(kind, r.connection.measurement_hash, r.connection.base_hash)
+
+
+def encoded(r: Responder, request: m.Request[m.Response], response: m.Response, cut: int) -> bytes:
+    """Encode a response whose last `cut` bytes are not known yet, without them."""
+    return response.encode(r.connection.facts.answering(request))[:-cut]
+
+
+def sign(r: Responder, slot: int, context: str, transcript: bytes) -> bytes:
+    """Sign a transcript with the key of a slot."""
+    message = signing_message(r.connection.version, context, transcript, r.connection.base_hash)
+    return r.slot(slot).key.sign(message, r.connection.base_hash)

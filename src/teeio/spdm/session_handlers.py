@@ -1,0 +1,201 @@
+"""What the responder does for the requests that make, keep and end sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from teeio.crypto.kdf import digest, equal
+from teeio.crypto.key_exchange import exchange_for
+from teeio.errors import Reject
+from teeio.spdm import messages as m
+from teeio.spdm import opaque
+from teeio.spdm.call import Call, encoded, sign, summary
+from teeio.spdm.constants import Capability, ErrorCode, KeyUpdateOperation
+from teeio.spdm.state import Session, SessionPhase
+from teeio.spdm.transcript import KEY_EXCHANGE_CONTEXT
+
+if TYPE_CHECKING:
+    from teeio.spdm.responder import Responder
+
+FIRST_SESSION_HALF = 0xFFFF
+PSK_CONTEXT_SIZE = 32
+
+
+def key_exchange(r: Responder, request: m.KeyExchange, call: Call) -> m.Response:
+    """Begin a session: sign, derive the handshake keys, prove them unless the handshake is in the clear."""
+    c = r.connection
+    session = _new_session(r, request.req_session_id, call)
+    ephemeral = exchange_for(c.dhe, r.entropy)
+    shared = ephemeral.agree(request.exchange_data)
+    size = c.base_asym.signature_size
+    verify_size = 0 if c.facts.handshake_in_the_clear else c.base_hash.size
+    response = m.KeyExchangeRsp(
+        heartbeat_period=session.heartbeat_period,
+        rsp_session_id=session.session_id >> 16,
+        random=r.entropy(32),
+        exchange_data=ephemeral.exchange_data,
+        summary=summary(r, request.summary_type),
+        opaque=_selected_version(r, request.opaque),
+        signature=bytes(size),
+        verify_data=bytes(verify_size),
+    )
+    chain_hash = digest(c.base_hash, r.slot(request.slot).chain(c.base_hash))
+    before = r.transcript.handshake(chain_hash, c.multi_key) + call.request
+    signed = before + encoded(r, request, response, size + verify_size)
+    response.signature = sign(r, request.slot, KEY_EXCHANGE_CONTEXT, signed)
+    session.transcript = signed + response.signature
+    session.enter_handshake(shared)
+    if verify_size:
+        response.verify_data = session.schedule.verify_data(session.handshake.response_finished, session.transcript)
+        session.transcript += response.verify_data
+    r.sessions[session.session_id] = session
+    return response
+
+
+def _new_session(r: Responder, req_session_id: int, call: Call) -> Session:
+    if len(r.sessions) >= r.settings.max_sessions:
+        raise Reject(
+            ErrorCode.SESSION_LIMIT_EXCEEDED, f"at most {r.settings.max_sessions} sessions (DSP0274 KEY_EXCHANGE)"
+        )
+    used = {session_id >> 16 for session_id in r.sessions}
+    half = next(half for half in range(FIRST_SESSION_HALF, 0, -1) if half not in used)
+    c = r.connection
+    return Session(
+        half << 16 | req_session_id,
+        c.key_schedule,
+        r.observer,
+        encrypted=bool(c.common_capabilities & Capability.ENCRYPT),
+        heartbeat_period=r.settings.heartbeat_period if c.common_capabilities & Capability.HBEAT else 0,
+        last_seen=call.now,
+    )
+
+
+def _selected_version(r: Responder, offer: bytes) -> bytes:
+    """Give the opaque data that selects the highest common version of secured messages."""
+    common = set(opaque.decode_supported(r.connection.version, offer)) & set(opaque.SECURED_VERSIONS)
+    if not common:
+        raise Reject(ErrorCode.INVALID_REQUEST, "no common secured-message version (DSP0277)")
+    return opaque.encode_selected(r.connection.version, max(common))
+
+
+def psk_exchange(r: Responder, request: m.PskExchange, call: Call) -> m.Response:
+    """Begin a session on a pre-shared key; without a context of ours it is established at once."""
+    psk = r.psks.get(request.hint)
+    if psk is None:
+        raise Reject(ErrorCode.INVALID_REQUEST, f"no pre-shared key for hint {request.hint!r} (DSP0274 PSK_EXCHANGE)")
+    c = r.connection
+    session = _new_session(r, request.req_session_id, call)
+    with_context = bool(c.responder_capabilities & Capability.PSK_WITH_CONTEXT)
+    response = m.PskExchangeRsp(
+        heartbeat_period=session.heartbeat_period,
+        rsp_session_id=session.session_id >> 16,
+        summary=summary(r, request.summary_type),
+        context=r.entropy(PSK_CONTEXT_SIZE) if with_context else b"",
+        opaque=_selected_version(r, request.opaque),
+        verify_data=bytes(c.base_hash.size),
+    )
+    session.transcript = r.transcript.handshake(b"", multi_key=False) + call.request
+    session.transcript += encoded(r, request, response, c.base_hash.size)
+    session.enter_handshake(psk, psk=True)
+    response.verify_data = session.schedule.verify_data(session.handshake.response_finished, session.transcript)
+    session.transcript += response.verify_data
+    if not with_context:
+        session.enter_data()
+    r.sessions[session.session_id] = session
+    return response
+
+
+def psk_finish(r: Responder, request: m.PskFinish, call: Call) -> m.Response:
+    """Verify the requester's proof and enter the application phase."""
+    session = _live(call)
+    _check_proof(r, session, call.request, request.verify_data)
+    response = m.PskFinishRsp()
+    session.transcript += call.request + response.encode(r.connection.facts)
+    call.after = session.enter_data
+    return response
+
+
+def _check_proof(r: Responder, session: Session, request: bytes, verify_data: bytes) -> None:
+    covered = session.transcript + request[: -len(verify_data)]
+    expected = session.schedule.verify_data(session.handshake.request_finished, covered)
+    if not equal(expected, verify_data):
+        # A session whose handshake was tampered with must not live on.
+        r.end_session(session.session_id, "RequesterVerifyData does not verify")
+        raise Reject(ErrorCode.DECRYPT_ERROR, "RequesterVerifyData does not verify (DSP0274 FINISH)")
+
+
+def finish(r: Responder, request: m.Finish, call: Call) -> m.Response:
+    """Verify the requester's proof and enter the application phase."""
+    session = call.session or _latest_handshake(r)
+    hash_size = r.connection.base_hash.size
+    if request.signature_included:
+        raise Reject(ErrorCode.INVALID_REQUEST, "no mutual authentication was asked for (DSP0274 FINISH)")
+    _check_proof(r, session, call.request, request.verify_data)
+    clear = r.connection.facts.handshake_in_the_clear
+    response = m.FinishRsp(verify_data=bytes(hash_size) if clear else b"")
+    session.transcript += call.request
+    if clear:
+        covered = session.transcript + encoded(r, request, response, hash_size)
+        response.verify_data = session.schedule.verify_data(session.handshake.response_finished, covered)
+    session.transcript += response.encode(r.connection.facts)
+    if call.session is None:
+        session.enter_data()
+    else:
+        call.after = session.enter_data
+    return response
+
+
+def _latest_handshake(r: Responder) -> Session:
+    for session in reversed(r.sessions.values()):
+        if session.phase is SessionPhase.HANDSHAKE:
+            return session
+    raise Reject(ErrorCode.UNEXPECTED_REQUEST, "no handshake is under way (DSP0274 FINISH)")
+
+
+def _live(call: Call) -> Session:
+    if call.session is None:
+        raise Reject(ErrorCode.SESSION_REQUIRED, "only inside a session")
+    return call.session
+
+
+def heartbeat(r: Responder, request: m.Heartbeat, call: Call) -> m.Response:
+    """Acknowledge: that the message arrived is what counts."""
+    return m.HeartbeatAck()
+
+
+def key_update(r: Responder, request: m.KeyUpdate, call: Call) -> m.Response:
+    """Update keys. The request key before the update stays usable until VerifyNewKey."""
+    session = _live(call)
+    if request.operation == KeyUpdateOperation.VERIFY_NEW_KEY:
+        if session.previous_key is None:
+            raise Reject(ErrorCode.INVALID_REQUEST, "no key update is under way (DSP0274 KEY_UPDATE)")
+        session.previous_key = None
+        return m.KeyUpdateAck(operation=request.operation, tag=request.tag)
+    if request.operation not in (KeyUpdateOperation.UPDATE_KEY, KeyUpdateOperation.UPDATE_ALL_KEYS):
+        raise Reject(ErrorCode.INVALID_REQUEST, f"key operation {int(request.operation)} (DSP0274 KEY_UPDATE)")
+    if session.previous_key is not None:
+        raise Reject(ErrorCode.INVALID_REQUEST, "the last key update is not verified yet (DSP0274 KEY_UPDATE)")
+    session.previous_key, session.request_key = session.request_key, session.request_key.updated()
+    if request.operation == KeyUpdateOperation.UPDATE_ALL_KEYS:
+        session.response_key = session.response_key.updated()
+    return m.KeyUpdateAck(operation=request.operation, tag=request.tag)
+
+
+def end_session(r: Responder, request: m.EndSession, call: Call) -> m.Response:
+    """End the session once the acknowledgement is protected."""
+    session = _live(call)
+    call.after = lambda: r.end_session(session.session_id, "END_SESSION")
+    return m.EndSessionAck()
+
+
+SESSION_HANDLERS: Mapping[int, Callable[[Responder, Any, Call], m.Response]] = {
+    m.KeyExchange.CODE: key_exchange,
+    m.Finish.CODE: finish,
+    m.PskExchange.CODE: psk_exchange,
+    m.PskFinish.CODE: psk_finish,
+    m.Heartbeat.CODE: heartbeat,
+    m.KeyUpdate.CODE: key_update,
+    m.EndSession.CODE: end_session,
+}
+"""Handlers by request code."""

@@ -1,0 +1,249 @@
+"""The accelerator: a driver in a TVM sets up a ring, rings the doorbell, and finds results, completions and interrupts."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from teeio.device.models.accelerator import (
+    DESCRIPTOR_SIZE,
+    MAX_LENGTH,
+    MAX_RING,
+    Accelerator,
+    AcceleratorRegisters,
+    Completion,
+    Descriptor,
+    DescriptorFlags,
+    Operation,
+    Result,
+    Telemetry,
+)
+from teeio.device.models.model import DmaError
+from teeio.tdisp.messages import InterfaceState
+from teeio.tdisp.states import Event
+
+R = AcceleratorRegisters
+RING, SOURCE, TARGET, DONE = 0x90000, 0xA0000, 0xB0000, 0xC0000
+INTERRUPT_AT = 0x2000
+ENTRIES = 8
+
+
+@dataclass
+class Driver:
+    """Drives one function over the link, with T=1 as a TVM's driver does."""
+
+    rig: Any
+    tdi: Any
+
+    def write(self, register: Any, value: int) -> None:
+        self.rig.fabric.memory_write(self.rig.bar(self.tdi, 0) + register.offset, value.to_bytes(4, "little"), True)
+
+    def read(self, register: Any) -> int:
+        return int.from_bytes(
+            self.rig.fabric.memory_read(self.rig.bar(self.tdi, 0) + register.offset, 4, True).data, "little"
+        )
+
+    def setup(self, entries: int = ENTRIES) -> Driver:
+        self.write(R.RING_LOW, RING)
+        self.write(R.RING_SIZE, entries)
+        self.write(R.CONTROL, R.CONTROL.put(0, enable=1, vector=1))
+        return self
+
+    def put(self, index: int, data: bytes, **fields: Any) -> None:
+        wanted = {"operation": Operation.COPY, "length": len(data), "source": SOURCE, "destination": TARGET}
+        wanted |= {"completion": DONE + 16 * index, **fields}
+        memory = self.rig.host.memory
+        memory[SOURCE : SOURCE + len(data)] = data
+        memory[RING + index * DESCRIPTOR_SIZE : RING + (index + 1) * DESCRIPTOR_SIZE] = Descriptor(**wanted).encode()
+
+    def run(self, index: int) -> None:
+        self.write(R.DOORBELL, index)
+        self.rig.device.work()
+
+    def result(self, size: int) -> bytes:
+        return bytes(self.rig.host.memory[TARGET : TARGET + size])
+
+    def completion(self, index: int = 0) -> Completion:
+        return Completion.decode(bytes(self.rig.host.memory[DONE + 16 * index : DONE + 16 * index + 16]))
+
+
+@pytest.fixture
+def driver(protected: Any) -> Driver:
+    return Driver(protected, protected.bring(protected.vf(1), InterfaceState.RUN)).setup()
+
+
+def scaled(data: bytes, scale: int, addend: int) -> bytes:
+    words = [int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data), 4)]
+    return b"".join(((word * scale + addend) % (1 << 32)).to_bytes(4, "little") for word in words)
+
+
+def test_the_layout_of_a_descriptor() -> None:
+    assert (
+        len(Descriptor(operation=Operation.COPY, length=1, source=2, destination=3, completion=4).encode())
+        == DESCRIPTOR_SIZE
+    )
+    assert len(Completion(status=Result.DONE, index=0, length=0).encode()) == 16
+
+
+def test_all_operations_on_private_memory(driver: Driver) -> None:
+    data = bytes(range(256)) * 20
+    for number, operation in enumerate(Operation):
+        driver.put(number, data, operation=operation, scale=0x8000_0003, addend=0xFFFF_FFF0)
+        driver.run(number + 1)
+        expected = {
+            Operation.COPY: data,
+            Operation.SCALE_ADD: scaled(data, 0x8000_0003, 0xFFFF_FFF0),
+            Operation.SHA256: hashlib.sha256(data).digest(),
+        }[operation]
+        assert driver.result(len(expected)) == expected
+        found = driver.completion(number)
+        assert (found.status, found.index, found.length) == (Result.DONE, number, len(expected))
+    assert R.STATUS.get(driver.read(R.STATUS), "consumed") == 3
+
+
+def test_several_descriptors_wrap_around_the_ring(driver: Driver) -> None:
+    for index in range(ENTRIES):
+        driver.put(index, b"data")
+    driver.run(6)
+    driver.run(3)
+    assert R.STATUS.get(driver.read(R.STATUS), "consumed") == 3
+    assert [driver.completion(index).status for index in range(ENTRIES)] == [Result.DONE] * ENTRIES
+    assert driver.tdi.function.model.telemetry.value(Telemetry.DESCRIPTORS) == ENTRIES + 3
+
+
+def test_an_interrupt_follows_the_completion(driver: Driver) -> None:
+    msix = driver.tdi.function.msix
+    msix.set(msix.CONTROL, enable=1)
+    msix.table.write(16, 16, INTERRUPT_AT | 0x41 << 64)
+    driver.put(0, b"data", flags=DescriptorFlags.INTERRUPT)
+    driver.run(1)
+    assert driver.rig.host.memory[INTERRUPT_AT] == 0x41
+    assert driver.rig.host.asked[-1][1] == INTERRUPT_AT
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"operation": 0}, Result.BAD_OPERATION),
+        ({"operation": 99}, Result.BAD_OPERATION),
+        ({"length": 0}, Result.BAD_LENGTH),
+        ({"length": MAX_LENGTH + 1}, Result.BAD_LENGTH),
+        ({"operation": Operation.SCALE_ADD, "length": 6}, Result.BAD_LENGTH),
+    ],
+)
+def test_a_bad_descriptor_is_completed_with_an_error_and_the_next_one_is_done(
+    driver: Driver, fields: dict[str, int], status: Result
+) -> None:
+    driver.put(0, b"data", **fields)
+    driver.put(1, b"good")
+    driver.run(2)
+    assert (driver.completion(0).status, driver.completion(1).status) == (status, Result.DONE)
+    assert driver.tdi.function.model.telemetry.value(Telemetry.FAILURES) == 1
+    assert driver.tdi.state is InterfaceState.RUN
+
+
+def test_failing_dma_stops_the_ring(driver: Driver) -> None:
+    driver.put(0, b"data", source=0x7000_0000)
+    driver.put(1, b"good")
+    driver.run(2)
+    model = driver.tdi.function.model
+    assert driver.tdi.state is InterfaceState.ERROR
+    assert model.registers.get(R.ERROR, "code") == Result.DMA_FAILED
+    assert not model.work()
+    assert driver.completion(1).status is Result.PENDING
+
+
+@pytest.mark.parametrize(("entries", "index"), [(0, 0), (MAX_RING + 1, 1), (8, 8), (8, 0xFFFF)])
+def test_a_doorbell_that_fits_no_ring_is_refused(driver: Driver, entries: int, index: int) -> None:
+    driver.write(R.RING_SIZE, entries)
+    driver.run(index)
+    assert R.ERROR.get(driver.read(R.ERROR), "code") == Result.BAD_RING
+
+
+def test_a_ring_that_shrinks_under_work_still_ends(driver: Driver) -> None:
+    for index in range(ENTRIES):
+        driver.put(index, b"data")
+    driver.write(R.DOORBELL, 6)
+    driver.write(R.RING_SIZE, 4)
+    assert driver.rig.device.work()
+    assert R.STATUS.get(driver.read(R.STATUS), "consumed") == 6
+    driver.run(1)
+    assert R.ERROR.get(driver.read(R.ERROR), "code") == Result.BAD_RING
+
+
+def test_a_ring_that_is_off_takes_no_doorbell(driver: Driver) -> None:
+    driver.write(R.CONTROL, 0)
+    driver.put(0, b"data")
+    driver.run(1)
+    assert driver.completion().status is Result.PENDING
+
+
+def test_the_host_neither_sees_registers_nor_starts_work(driver: Driver) -> None:
+    address = driver.rig.bar(driver.tdi, 0)
+    driver.put(0, b"data")
+    driver.rig.fabric.memory_write(address + R.DOORBELL.offset, b"\1\0\0\0", False)
+    assert not driver.rig.device.work()
+    assert not driver.rig.fabric.memory_read(address + R.RING_LOW.offset, 4, False).ok
+    assert driver.rig.fabric.memory_read(driver.rig.bar(driver.tdi, 4), 4, False).ok
+
+
+@pytest.mark.parametrize("end", ["stop", "error"])
+def test_accepted_work_dies_with_the_state(driver: Driver, end: str) -> None:
+    driver.put(0, b"data")
+    driver.write(R.DOORBELL, 1)
+    if end == "stop":
+        driver.tdi.interface.stop(0x11)
+    else:
+        driver.tdi.interface.happen(Event.TRUST_CHANGED)
+    asked = len(driver.rig.host.asked)
+    assert not driver.rig.device.work()
+    assert len(driver.rig.host.asked) == asked
+
+
+def test_work_of_the_host_before_the_lock_is_dropped(protected: Any) -> None:
+    tdi = protected.pf
+    driver = Driver(protected, tdi)
+    for register, value in ((R.RING_LOW, RING), (R.RING_SIZE, 4), (R.CONTROL, 1), (R.DOORBELL, 1)):
+        protected.fabric.memory_write(protected.bar(tdi, 0) + register.offset, value.to_bytes(4, "little"))
+    protected.bring(tdi, InterfaceState.RUN)
+    assert not protected.device.work()
+    driver.write(R.CONTROL, R.CONTROL.put(0, reset=1))
+    assert driver.read(R.RING_LOW) == 0
+
+
+class Nowhere:
+    """A bus whose memory is whatever hypothesis says, and which fails when it runs out."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def read(self, address: int, size: int) -> bytes:
+        if size > len(self.data):
+            raise DmaError("no more")
+        found, self.data = self.data[:size], self.data[size:]
+        return found
+
+    def write(self, address: int, data: bytes) -> None:
+        return None
+
+    def interrupt(self, vector: int) -> None:
+        return None
+
+
+@given(
+    st.binary(max_size=400), st.lists(st.tuples(st.integers(0, 0x40), st.binary(min_size=1, max_size=16)), max_size=12)
+)
+def test_no_ring_and_no_register_write_breaks_it(memory: bytes, writes: list[tuple[int, bytes]]) -> None:
+    model = Accelerator()
+    model.attach(Nowhere(memory))
+    for offset, data in writes:
+        model.write(0, offset, data)
+        model.work()
+        assert len(model.read(0, offset, 8)) == 8
+    model.scrub()
+    assert not any(model.memory)
