@@ -90,7 +90,7 @@ def connect(
                 client.exchange,
                 plan,
                 system_entropy,
-                lambda title, note: console.print(f"[green]✓[/] {title:<24} [dim]{note}[/]"),
+                lambda title, note: console.print(f"[green]✓[/] {title:<22} [dim]{note}[/]", soft_wrap=True),
             )
             visit_responder(visit, discovery=transport is Transport.PCI_DOE)
         if as_json:

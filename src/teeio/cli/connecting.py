@@ -13,6 +13,7 @@ from teeio.crypto.entropy import Entropy
 from teeio.errors import AuthenticationFailed, ErrorResponse, PeerViolation
 from teeio.ide_km import flows as ide_flows
 from teeio.ide_km.messages import Direction, KeySet, KeySlot, SubStream
+from teeio.observe import SecretDerived
 from teeio.pcie import doe
 from teeio.spdm import flows
 from teeio.spdm.constants import Capability, ErrorCode, SummaryType
@@ -176,6 +177,9 @@ class Visit:
             self._done("ide_km", None, "IDE_KM", "not offered by this responder on this transport")
             return False
         keys = {slot: self.entropy(32) for slot in _slots(KeySet.K0)}
+        for slot, key in keys.items():
+            context = f"stream={plan.stream_id} port={plan.port_index} {_words(slot)}"
+            self.carrier.requester.observer(SecretDerived("ide_key", context, key))
         run(ide_flows.program_keys(plan.port_index, plan.stream_id, keys))
         for direction in (Direction.RX, Direction.TX):
             run(ide_flows.set_go(plan.port_index, plan.stream_id, KeySet.K0, direction))
@@ -256,6 +260,10 @@ class Visit:
     def _done(self, key: str, value: Any, title: str, note: str) -> None:
         self.found[key] = value
         self.progress(title, note)
+
+
+def _words(slot: KeySlot) -> str:
+    return f"set={slot.key_set.name} dir={slot.direction.name} sub={slot.sub_stream.name}"
 
 
 def _slots(key_set: KeySet) -> Iterator[KeySlot]:

@@ -46,7 +46,7 @@ class Responder:
     entropy: Entropy
     settings: Settings = field(default_factory=lambda: Settings(capabilities=RESPONDER_CAPABILITIES))
     vendor_protocols: Sequence[VendorProtocol] = ()
-    psks: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)
+    psks: Mapping[bytes, bytes] = field(default_factory=dict, repr=False, kw_only=True)
     observer: Observer = ignore
     name: str = "responder"
     peer: str = "requester"
