@@ -34,7 +34,7 @@ RANKS: dict[str, tuple[int, set[str]]] = {
     "conformance": (7, {"platform", "scenarios"}),
     "cli": (8, set()),
     "web": (8, set()),
-    "docs": (8, set()),
+    "docs": (8, {"cli"}),
     "__main__": (9, {"cli"}),
     "__init__": (9, set()),
 }

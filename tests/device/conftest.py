@@ -76,9 +76,8 @@ class Rig:
     def __init__(self, **options: Any) -> None:
         self.events: list[Observed] = []
         self.host = Host()
-        self.device = Device(
-            Configuration(address=PF, **options), SeededEntropy(b"device"), NOW, observer=self.events.append
-        )
+        configuration = Configuration(**{"address": PF, "streams": 2, "address_blocks": 1, **options})
+        self.device = Device(configuration, SeededEntropy(b"device"), NOW, observer=self.events.append)
         root_config = ConfigSpace(
             Type1Header(0x8086, 1),
             [ExpressCapability(PortType.ROOT_PORT)],

@@ -10,20 +10,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teeio.device.models.accelerator import (
+from teeio.accelerator_interface import (
     DESCRIPTOR_SIZE,
     MAX_LENGTH,
     MAX_RING,
-    Accelerator,
+    SESSION_KEY_SIZE,
+    TAG_SIZE,
     AcceleratorRegisters,
     Completion,
     Descriptor,
     DescriptorFlags,
+    Direction,
     Operation,
     Result,
     Telemetry,
+    protected_transfer,
 )
+from teeio.crypto.aead import AeadKey
+from teeio.crypto.algorithms import Aead
+from teeio.device.models.accelerator import Accelerator
 from teeio.device.models.model import DmaError
+from teeio.errors import Misuse
+from teeio.pcie.seams import ResetKind
 from teeio.tdisp.messages import InterfaceState
 from teeio.tdisp.states import Event
 
@@ -153,7 +161,6 @@ def test_failing_dma_stops_the_ring(driver: Driver) -> None:
     driver.run(2)
     model = driver.tdi.function.model
     assert driver.tdi.state is InterfaceState.ERROR
-    assert model.registers.get(R.ERROR, "code") == Result.DMA_FAILED
     assert not model.work()
     assert driver.completion(1).status is Result.PENDING
 
@@ -207,13 +214,95 @@ def test_accepted_work_dies_with_the_state(driver: Driver, end: str) -> None:
 
 def test_work_of_the_host_before_the_lock_is_dropped(protected: Any) -> None:
     tdi = protected.pf
-    driver = Driver(protected, tdi)
     for register, value in ((R.RING_LOW, RING), (R.RING_SIZE, 4), (R.CONTROL, 1), (R.DOORBELL, 1)):
         protected.fabric.memory_write(protected.bar(tdi, 0) + register.offset, value.to_bytes(4, "little"))
     protected.bring(tdi, InterfaceState.RUN)
     assert not protected.device.work()
-    driver.write(R.CONTROL, R.CONTROL.put(0, reset=1))
-    assert driver.read(R.RING_LOW) == 0
+
+
+def test_failing_dma_of_a_legacy_driver_is_shown(rig: Any) -> None:
+    tdi = rig.pf
+    for register, value in ((R.RING_LOW, RING), (R.RING_SIZE, 4), (R.CONTROL, 1), (R.DOORBELL, 1)):
+        rig.fabric.memory_write(rig.bar(tdi, 0) + register.offset, value.to_bytes(4, "little"))
+    assert rig.device.work()
+    assert rig.fabric.memory_read(rig.bar(tdi, 0) + R.ERROR.offset, 4).data[0] == Result.DMA_FAILED
+
+
+def test_clearing_enable_drops_what_waits(driver: Driver) -> None:
+    driver.put(0, b"data")
+    driver.write(R.DOORBELL, 1)
+    assert R.STATUS.get(driver.read(R.STATUS), "busy")
+    driver.write(R.CONTROL, 0)
+    assert not R.STATUS.get(driver.read(R.STATUS), "busy")
+    assert not driver.rig.device.work()
+
+
+def test_a_reset_in_the_middle_of_work_ends_it(rig: Any) -> None:
+    """Also where no TDI state stands in the way: a function used by a legacy VM."""
+    tdi = rig.pf
+    for register, value in ((R.RING_LOW, 0x4000), (R.RING_SIZE, 4), (R.CONTROL, 1), (R.DOORBELL, 3)):
+        rig.fabric.memory_write(rig.bar(tdi, 0) + register.offset, value.to_bytes(4, "little"))
+    rig.host.meanwhile = lambda: rig.device.reset(ResetKind.FUNCTION_LEVEL)
+    assert rig.device.work()
+    assert len(rig.host.asked) == 1
+    assert tdi.function.model.registers.read(0x0C, 24) == 0
+    assert not rig.device.work()
+
+
+# -- protected transfers, of a device outside the trust domain
+
+KEY = bytes(range(SESSION_KEY_SIZE))
+
+
+def sealed(data: bytes, sequence: int) -> bytes:
+    descriptor = Descriptor(
+        operation=Operation.COPY, length=len(data), source=0, destination=0, completion=0, sequence=sequence
+    )
+    transfer = protected_transfer(descriptor, Direction.TO_DEVICE, len(data))
+    return AeadKey(Aead.AES_256_GCM, KEY).seal(transfer.nonce, data, transfer.encode())
+
+
+def protected_copy(driver: Driver, index: int, data: bytes, sequence: int, source: bytes) -> Result:
+    driver.put(index, source, length=len(data), flags=DescriptorFlags.PROTECTED, sequence=sequence)
+    driver.run(index + 1)
+    return driver.completion(index).status
+
+
+def test_a_protected_transfer_is_opened_and_sealed(driver: Driver) -> None:
+    driver.tdi.function.model.use_session_key(KEY)
+    assert R.CAPABILITY.get(driver.read(R.CAPABILITY), "protected")
+    data = b"weights!" * 40
+    assert protected_copy(driver, 0, data, 1, sealed(data, 1)) is Result.DONE
+    assert driver.completion(0).length == len(data)
+    done = Descriptor(operation=Operation.COPY, length=len(data), source=0, destination=0, completion=0, sequence=1)
+    transfer = protected_transfer(done, Direction.FROM_DEVICE, len(data))
+    result = driver.result(len(data) + TAG_SIZE)
+    assert AeadKey(Aead.AES_256_GCM, KEY).open(transfer.nonce, result, transfer.encode()) == data
+
+
+def test_what_is_wrong_with_a_protected_transfer_is_said(driver: Driver) -> None:
+    data = b"data" * 8
+    assert protected_copy(driver, 0, data, 1, sealed(data, 1)) is Result.NO_KEY
+    driver.tdi.function.model.use_session_key(KEY)
+    spoilt = bytes([sealed(data, 5)[0] ^ 1]) + sealed(data, 5)[1:]
+    assert protected_copy(driver, 1, data, 5, spoilt) is Result.AUTHENTICATION_FAILED
+    assert protected_copy(driver, 2, data, 6, sealed(data, 5)) is Result.AUTHENTICATION_FAILED
+    assert protected_copy(driver, 3, data, 5, sealed(data, 5)) is Result.DONE
+    assert protected_copy(driver, 4, data, 5, sealed(data, 5)) is Result.REPLAYED
+    assert protected_copy(driver, 5, data, 4, sealed(data, 4)) is Result.REPLAYED
+
+
+def test_stop_erases_the_session_key(driver: Driver) -> None:
+    model = driver.tdi.function.model
+    model.use_session_key(KEY)
+    driver.tdi.interface.stop(0x11)
+    assert not model.registers.get(R.CAPABILITY, "protected")
+    assert model._key is None
+
+
+def test_a_session_key_of_another_size_is_misuse() -> None:
+    with pytest.raises(Misuse, match="32 bytes"):
+        Accelerator().use_session_key(b"short")
 
 
 class Nowhere:

@@ -10,13 +10,17 @@ import pytest
 from teeio.device.device import UnitKind
 from teeio.errors import Misuse
 from teeio.pcie.address import Bdf
+from teeio.pcie.capabilities.ats import AtsCapability
 from teeio.pcie.capabilities.doe import DoeCapability
 from teeio.pcie.capabilities.express import ExpressCapability
 from teeio.pcie.capabilities.ide import IdeCapability
 from teeio.pcie.capabilities.msix import MsixMessage
+from teeio.pcie.ide import Direction, KeySet
+from teeio.pcie.ide_port import ProgramResult
 from teeio.pcie.seams import Reply, ResetKind
-from teeio.pcie.tlp import CompletionStatus
-from teeio.tdisp.messages import InterfaceState
+from teeio.pcie.tlp import CompletionStatus, SubStream
+from teeio.spdm.state import Connection, Session
+from teeio.tdisp.messages import InterfaceState, LockFlags
 from teeio.tdisp.states import Event
 
 UNLOCKED, LOCKED, RUN, ERROR = InterfaceState
@@ -92,6 +96,7 @@ def test_flr_of_a_vf_hits_that_vf_alone(protected: Any, by: str) -> None:
     pf = protected.bring(protected.pf, LOCKED)
     for tdi in (hit, spared):
         dirty(protected, tdi)
+    hit.function.msix.table.write(16, 16, 0x2000 | 0x77 << 64)
     if by == "register":
         at = hit.function.express.base + ExpressCapability.DEVICE_CONTROL.offset
         protected.fabric.config_write(protected.address(hit), at, 2, 0x8000)
@@ -103,6 +108,8 @@ def test_flr_of_a_vf_hits_that_vf_alone(protected: Any, by: str) -> None:
     assert secrets(spared)
     assert protected.device.port.ide.is_secure(STREAM)
     assert not hit.function.header.bus_master
+    assert hit.function.msix.table.message(1).data == 0
+    assert hit.function.msix.table.masked(1)
 
 
 def test_flr_of_the_pf_hits_all_its_vfs_and_the_streams(protected: Any) -> None:
@@ -135,6 +142,22 @@ def test_a_conventional_reset_unlocks_and_scrubs_everything(protected: Any, stat
     assert not any(secrets(tdi) for tdi in tdis)
     assert not protected.device.port.ide.keyed(STREAM)
     assert kinds(protected) == [UnitKind.DEVICE]
+
+
+def test_a_conventional_reset_ends_sessions_and_forgets_used_keys(protected: Any) -> None:
+    ended: list[int] = []
+    session = Session(SESSION, Connection().key_schedule)
+    protected.device.responder.sessions[SESSION] = session
+    session.observer = lambda event: ended.append(SESSION)
+    port = protected.device.port.ide
+    slot = KeySet.K1, Direction.RX, SubStream.PR
+    assert port.program(STREAM, *slot, bytes(32), 1) is ProgramResult.OK
+    port.erase_keys()
+    assert port.program(STREAM, *slot, bytes(32), 1) is ProgramResult.KEY_REUSED
+    protected.device.reset(ResetKind.CONVENTIONAL)
+    assert ended
+    assert protected.device.responder.sessions == {}
+    assert port.program(0, *slot, bytes(32), 1) is ProgramResult.OK
 
 
 def test_disabling_vfs_scrubs_them(protected: Any) -> None:
@@ -170,10 +193,13 @@ class Outside:
 
     def __init__(self) -> None:
         self.memory = bytearray(4096)
-        self.signals: list[tuple[Bdf, int, bool]] = []
+        self.signals: list[tuple[Bdf, int, bool, int | None]] = []
+        self.asked: list[tuple[int, bool, int | None]] = []
 
     def dma_read(self, requester_id: int, address: int, size: int, t_bit: bool, stream_id: int | None = None) -> Reply:
-        return Reply(CompletionStatus.SC, bytes(self.memory[address : address + size]))
+        self.asked.append((address, t_bit, stream_id))
+        start = address % len(self.memory)
+        return Reply(CompletionStatus.SC, bytes(self.memory[start : start + size]))
 
     def dma_write(
         self, requester_id: int, address: int, data: bytes, t_bit: bool, stream_id: int | None = None
@@ -184,7 +210,7 @@ class Outside:
     def signal(
         self, function: Bdf, vector: int, message: MsixMessage, t_bit: bool, stream_id: int | None = None
     ) -> None:
-        self.signals.append((function, vector, t_bit))
+        self.signals.append((function, vector, t_bit, stream_id))
 
 
 def test_an_emulator_takes_the_place_of_link_and_host(rig: Any) -> None:
@@ -197,5 +223,46 @@ def test_an_emulator_takes_the_place_of_link_and_host(rig: Any) -> None:
     bus.write(16, b"abcd")
     assert bus.read(16, 4) == b"abcd"
     bus.interrupt(2)
-    assert outside.signals == [(rig.address(rig.vf(0)), 2, False)]
+    assert outside.signals == [(rig.address(rig.vf(0)), 2, False, None)]
+    assert outside.asked == [(16, False, None)]
     assert rig.host.asked == []
+
+
+def test_trusted_requests_use_bound_streams_only(make_rig: Callable[..., Any]) -> None:
+    """A second stream that would serve the address is used only once it is bound as a peer-to-peer stream."""
+    rig, peer, window = make_rig(vfs=0).protect(), 9, 0x50_0000
+    streams, block, port = rig.device.streams, rig.device.streams.streams[1], rig.device.port.ide
+    limit, base = block.rid
+    low = block.addresses[0][0]
+    streams.write(limit.offset, 4, limit.put(0, limit=0x300))
+    streams.write(base.offset, 4, base.put(0, base=0x300, valid=1))
+    streams.write(low.offset, 4, low.put(0, base=window >> 20, limit=window >> 20, valid=1))
+    streams.write(block.control.offset, 4, block.control.put(0, stream_id=peer))
+    for direction in Direction:
+        for sub_stream in SubStream:
+            key = bytes([direction, sub_stream]) * 16
+            assert port.program(peer, KeySet.K0, direction, sub_stream, key, 1) is ProgramResult.OK
+            assert port.set_go(peer, KeySet.K0, direction, sub_stream)
+    streams.write(block.control.offset, 4, block.control.put(0, stream_id=peer, enable=1))
+    assert port.is_secure(peer)
+    outside = rig.device.dma = rig.device.interrupts = Outside()
+    ats = rig.pf.function.space.need(AtsCapability)
+    ats.set(ats.CONTROL, enable=1)
+    rig.pf.function.msix.set(rig.pf.function.msix.CONTROL, enable=1)
+    rig.pf.function.msix.table.write(0, 16, window)
+    tdi = rig.bring(rig.pf, RUN, LockFlags.BIND_P2P | LockFlags.LOCK_MSIX)
+    bus = rig.device._buses[tdi.function]
+
+    def streams_used() -> list[int | None]:
+        outside.asked.clear()
+        outside.signals.clear()
+        bus.read(0x1000, 4)
+        bus.read(window, 4)
+        bus.interrupt(0)
+        return [stream for _, _, stream in outside.asked] + [stream for *_, stream in outside.signals]
+
+    assert streams_used() == [STREAM, STREAM, STREAM]
+    tdi.interface.bind_p2p_stream(SESSION, peer)
+    assert streams_used() == [STREAM, peer, peer]
+    tdi.interface.unbind_p2p_stream(SESSION, peer)
+    assert streams_used() == [STREAM, STREAM, STREAM]

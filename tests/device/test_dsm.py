@@ -18,7 +18,7 @@ from teeio.crypto.certificates import (
 )
 from teeio.crypto.entropy import SeededEntropy
 from teeio.device.dsm import ConnectionProtocol
-from teeio.device.identity import IDENTITIES, Firmware, Manufacture, identities, measured
+from teeio.device.identity import IDENTITIES, Firmware, Manufacture, Manufacturer, measured
 from teeio.device.profiles import accelerator
 from teeio.ide_km.messages import Query, QueryResp
 from teeio.mctp import MctpBinding
@@ -43,7 +43,7 @@ def test_measurements_are_a_realistic_set() -> None:
 @pytest.mark.parametrize("algorithm", [BaseAsym.ECDSA_P384, BaseAsym.ECDSA_P256])
 def test_identities_pass_the_checks_of_a_verifier(algorithm: BaseAsym) -> None:
     manufacture = Manufacture()
-    slot = identities(manufacture, SeededEntropy(b"i"), NOW)[algorithm].slots[0]
+    slot = Manufacturer.found(manufacture.info, SeededEntropy(b"i"), NOW).certify(manufacture)[algorithm].slots[0]
     root, *rest = slot.certificates
     base_hash = IDENTITIES[algorithm]
     assert not errors(validate_chain(slot.chain(base_hash), [root], base_hash, algorithm, NOW))
@@ -63,7 +63,7 @@ def test_the_same_entropy_gives_the_same_device() -> None:
 
 def test_the_leaf_certifies_the_measured_firmware() -> None:
     manufacture = Manufacture(info=DeviceInfo("acme", "card", "9"), firmware=Firmware(image=b"other", svn=9))
-    slot = identities(manufacture, SeededEntropy(b"i"), NOW)[BaseAsym.ECDSA_P384].slots[0]
+    slot = Manufacturer.found(manufacture.info, SeededEntropy(b"i"), NOW).certify(manufacture)[BaseAsym.ECDSA_P384].slots[0]
     info = tcb_info(load_certificate(slot.certificates[-1]))
     contents = {item.index: item.content for item in measured(manufacture)}
     assert info is not None

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from teeio.accelerator_interface import AcceleratorInformation
 from teeio.crypto.entropy import SeededEntropy
 from teeio.device.configuration import Configuration
 from teeio.device.device import Device
-from teeio.device.models.accelerator import Accelerator, AcceleratorInformation
+from teeio.device.models.accelerator import Accelerator
 from teeio.device.tdi import Tdi
 from teeio.errors import Reject
 from teeio.pcie.address import Bdf
@@ -40,7 +41,7 @@ MSIX = LockFlags.NO_FW_UPDATE | LockFlags.LOCK_MSIX
 PF, ROOT = Bdf(0, 1, 0, 0), Bdf(0, 0, 1, 0)
 SESSION, STREAM, MMIO, VF_MMIO = 0x11, 5, 0x10_0000_0000, 0x10_1000_0000
 
-MODEL = Device(Configuration(address=PF), SeededEntropy(b"model"), 1.8e9)
+MODEL = Device(Configuration(address=PF, streams=2, address_blocks=1), SeededEntropy(b"model"), 1.8e9)
 """A device to read the register declarations from."""
 
 
@@ -198,6 +199,17 @@ def test_changes_before_enable_of_a_locked_stream_count_too(rig: Any) -> None:
     assert rig.causes()[-1] == Event.CONFIG_CHANGED.value
 
 
+def test_a_bound_stream_may_not_change_its_name(rig: Any) -> None:
+    rig.associate()
+    rig.key()
+    tdi = rig.bring(rig.pf, LOCKED)
+    control = rig.block.control
+    rig.fabric.config_write(
+        PF, rig.device.streams.base + control.offset, 4, control.put(0, default=1, stream_id=STREAM + 1)
+    )
+    assert tdi.state is ERROR
+
+
 def test_the_end_of_the_session_is_the_end_of_trust(protected: Any) -> None:
     tdi = protected.bring(protected.vf(2), RUN)
     for protocol in protected.device.dsm.protocols:
@@ -224,6 +236,7 @@ def test_another_bus_number_hits_locked_tdis_and_moves_the_interfaces(protected:
     protected.device.renumber(7)
     assert tdi.state is ERROR
     assert protected.causes()[-1] == Event.RID_CHANGED.value
+    assert protected.device.port.function == Bdf(0, 7, 0, 0)
     assert 0x0708 in protected.device.hosted()
     assert 0x0108 not in protected.device.hosted()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from teeio.device.models.accelerator import AcceleratorRegisters
+from teeio.accelerator_interface import AcceleratorRegisters
 from teeio.device.models.model import DmaError
 from teeio.observe import Refused
 from teeio.pcie.capabilities.aer import AerCapability, Uncorrectable
@@ -194,6 +194,15 @@ def test_a_lost_completion_is_the_end_of_it(protected: Any) -> None:
     with pytest.raises(DmaError, match="TIMEOUT"):
         protected.device._buses[tdi.function].read(0x1000, 4)
     assert tdi.state is ERROR
+
+
+def test_poisoned_data_are_not_taken(rig: Any) -> None:
+    def spoil(frame: bytes, way: Any) -> bytes:
+        return frame[:2] + bytes([frame[2] | 0x40]) + frame[3:] if frame[0] == 0x4A else frame
+
+    rig.link.tamper = spoil
+    with pytest.raises(DmaError, match="CA"):
+        rig.device._buses[rig.pf.function].read(0x1000, 64)
 
 
 def test_a_transfer_ends_where_the_state_does(protected: Any) -> None:

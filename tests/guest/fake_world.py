@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from evidence_scene import NOW, SHA_384, Scene, mmio
+from evidence_scene import SHA_384, Scene, mmio
 from teeio.abi import EptViolation, HypercallResult, Result
 from teeio.abi import hypercalls as v
 from teeio.abi import tdcalls as g
@@ -18,7 +18,6 @@ from teeio.abi.operands import GPA_SHARED_BIT, PAGE_SIZE, AddressRange, DevifOpe
 from teeio.abi.statuses import HypercallError, Status, TdcmStatus
 from teeio.accelerator_interface import (
     BAR_SIZE,
-    COMPLETION_SIZE,
     DESCRIPTOR_SIZE,
     MEMORY_OFFSET,
     TAG_SIZE,
@@ -29,18 +28,20 @@ from teeio.accelerator_interface import (
     DescriptorFlags,
     Direction,
     Operation,
-    Result as Outcome,
     compute,
     protected_transfer,
+)
+from teeio.accelerator_interface import (
+    Result as Outcome,
 )
 from teeio.attestation import Expectations, Policy
 from teeio.crypto.aead import AeadKey
 from teeio.crypto.algorithms import Aead
+from teeio.crypto.certificates import leaf_public_key
 from teeio.crypto.entropy import SeededEntropy
 from teeio.crypto.kdf import digest
 from teeio.crypto.keys import public_key_der
-from teeio.crypto.certificates import leaf_public_key
-from teeio.errors import AuthenticationFailed, DecodeError
+from teeio.errors import AuthenticationFailed
 from teeio.guest.attest import Verifier
 from teeio.guest.tvm import Tvm
 from teeio.pcie.capabilities.bar import Bar
@@ -49,7 +50,7 @@ from teeio.pcie.capabilities.header import Type0Header
 from teeio.pcie.capabilities.msix import MsixCapability
 from teeio.pcie.config_space import ConfigSpace
 from teeio.pcie.registers import Register
-from teeio.tdisp.messages import InterfaceInfo, InterfaceState, LockFlags, RangeAttributes
+from teeio.tdisp.messages import InterfaceState, LockFlags, RangeAttributes
 
 RAM = AddressRange(0x10_0000, 0x90_0000)
 INITIAL = AddressRange(0x10_0000, 0x11_0000)
@@ -88,7 +89,7 @@ class Model:
         self.bus: Any = None
         self.registers.watch(AcceleratorRegisters.DOORBELL, self._rung)
 
-    def load_key(self, key: bytes) -> None:
+    def use_session_key(self, key: bytes) -> None:
         self.key = key
         self.registers.set(AcceleratorRegisters.CAPABILITY, protected=1)
 
@@ -199,6 +200,7 @@ class World:
         self.refuse: set[str] = set()
         self.waits: dict[str, int] = defaultdict(int)
         self.calls: list[str] = []
+        self.huge: set[int] = set()
         self.shift = 0
         self.direct_mmio = False
         self.interrupts_reach = True
@@ -244,6 +246,20 @@ class World:
 
     def halt(self) -> None:
         self.model.work()
+
+    def hooked(self, name: str, served: Callable[..., Any]) -> Callable[..., Any]:
+        """Let the VMM do at a call what the test wants it to do."""
+
+        def call(*operands: Any) -> Any:
+            self.calls.append(name)
+            if self.waits[name] > 0:
+                self.waits[name] -= 1
+                return HypercallResult(TdcmStatus.WAIT)
+            if action := self.before.pop(name, None):
+                action()
+            return failed(HypercallError.MODULE) if name in self.refuse else served(*operands)
+
+        return call
 
     # -- the device's way to memory, as the T bit of its TDI's state has it
 
@@ -367,16 +383,16 @@ class FakeTsm:
 
     def __getattribute__(self, name: str) -> Any:
         found = object.__getattribute__(self, name)
-        if name.startswith("tdg_"):
-            world = object.__getattribute__(self, "world")
-            world.calls.append(name)
-            if action := world.before.pop(name, None):
-                action()
-        return found
+        return object.__getattribute__(self, "world").hooked(name, found) if name.startswith("tdg_") else found
 
     def tdg_mem_page_accept(self, call: g.TdgMemPageAccept) -> Result[None]:
-        if call.level:
+        huge = call.gpa & -call.level.PAGE_2M.size in self.world.huge
+        if bool(call.level) != huge:
             return Result(Status.PAGE_SIZE_MISMATCH)
+        if huge:
+            for gpa in range(call.gpa, call.gpa + call.level.size, PAGE_SIZE):
+                self.world.pages[gpa].state = "mapped"
+            return Result(Status.SUCCESS)
         page = self.world.pages.get(call.gpa)
         if page is None:
             return Result(Status.EPT_WALK_FAILED)
@@ -472,18 +488,7 @@ class FakeVmm:
 
     def __getattribute__(self, name: str) -> Any:
         found = object.__getattribute__(self, name)
-        if not name.startswith("td"):
-            return found
-        world: World = object.__getattribute__(self, "world")
-        world.calls.append(name)
-        if world.waits[name] > 0:
-            world.waits[name] -= 1
-            return lambda *_: HypercallResult(TdcmStatus.WAIT)
-        if action := world.before.pop(name, None):
-            action()
-        if name in world.refuse:
-            return lambda *_: failed(HypercallError.MODULE)
-        return found
+        return object.__getattribute__(self, "world").hooked(name, found) if name.startswith("td") else found
 
     def tdvmcall_map_gpa(self, call: v.TdvmcallMapGpa, now: float) -> HypercallResult[None]:
         for gpa in range(call.gpa, call.gpa + call.size, PAGE_SIZE):
@@ -517,7 +522,6 @@ class FakeVmm:
         return done()
 
     def tdcm_get_dev_info(self, call: v.TdcmGetDevInfo, now: float) -> HypercallResult[v.DeviceInfo]:
-        world = self.world
         self._finish(DevifOperation.MEASUREMENTS)
         return done(v.DeviceInfo(*(self._carried(name) for name in ("certificate_chain", "vca", "measurements"))))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -86,10 +87,8 @@ def test_a_capability_list_with_a_loop_is_refused() -> None:
 def test_nonsense_gives_functions_or_clear_errors(random: object) -> None:
     world = World()
     world.config = Nonsense(lambda offset, size: random.getrandbits(8 * size))  # type: ignore[assignment, attr-defined]
-    try:
+    with suppress(TeeioError):  # anything else would be a crash that the VMM can cause
         enumerate_functions(world.tvm, 0.0)
-    except TeeioError:
-        pass
 
 
 def test_a_value_wider_than_asked_for_is_refused() -> None:

@@ -21,7 +21,21 @@ def world() -> World:
 
 def test_boot_accepts_all_memory(world: World) -> None:
     assert {page.state for page in world.pages.values()} == {"mapped"}
-    assert world.tvm.exits == (RAM.limit - RAM.base) // PAGE_SIZE + 4  # four 2 MiB attempts, each answered "4 KiB"
+    assert world.tvm.exits == (RAM.limit - RAM.base) // PAGE_SIZE
+
+
+def test_huge_pages_are_accepted_at_once_where_they_are() -> None:
+    world = World()
+    world.huge = {0x20_0000, 0x60_0000}
+    with pytest.raises(CallRefused) as caught:
+        world.tvm.boot()
+    assert caught.value.status is Status.PAGE_SIZE_MISMATCH
+    world = World()
+    world.huge = {0x20_0000, 0x60_0000}
+    world.tvm.huge_pages = True
+    world.tvm.boot()
+    assert {page.state for page in world.pages.values()} == {"mapped"}
+    assert world.tvm.exits == (RAM.limit - RAM.base) // PAGE_SIZE - 2 * 512 + 3  # 3 attempts, one of them in vain
 
 
 def test_memory_is_not_there_before_boot() -> None:

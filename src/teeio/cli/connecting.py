@@ -12,7 +12,7 @@ from teeio.crypto.certificates.leaf import Severity
 from teeio.crypto.entropy import Entropy
 from teeio.errors import AuthenticationFailed, ErrorResponse, PeerViolation
 from teeio.ide_km import flows as ide_flows
-from teeio.ide_km.messages import Direction, KeySet, KeySlot, SubStream
+from teeio.ide_km.messages import Direction, KeySet, key_name, key_slots
 from teeio.observe import SecretDerived
 from teeio.pcie import doe
 from teeio.spdm import flows
@@ -176,10 +176,11 @@ class Visit:
                 raise
             self._done("ide_km", None, "IDE_KM", "not offered by this responder on this transport")
             return False
-        keys = {slot: self.entropy(32) for slot in _slots(KeySet.K0)}
+        slots = [slot for direction in Direction for slot in key_slots(KeySet.K0, direction)]
+        keys = {slot: self.entropy(32) for slot in slots}
         for slot, key in keys.items():
-            context = f"stream={plan.stream_id} port={plan.port_index} {_words(slot)}"
-            self.carrier.requester.observer(SecretDerived("ide_key", context, key))
+            name = key_name(plan.stream_id, plan.port_index, slot)
+            self.carrier.requester.observer(SecretDerived("ide_key", name, key))
         run(ide_flows.program_keys(plan.port_index, plan.stream_id, keys))
         for direction in (Direction.RX, Direction.TX):
             run(ide_flows.set_go(plan.port_index, plan.stream_id, KeySet.K0, direction))
@@ -260,16 +261,6 @@ class Visit:
     def _done(self, key: str, value: Any, title: str, note: str) -> None:
         self.found[key] = value
         self.progress(title, note)
-
-
-def _words(slot: KeySlot) -> str:
-    return f"set={slot.key_set.name} dir={slot.direction.name} sub={slot.sub_stream.name}"
-
-
-def _slots(key_set: KeySet) -> Iterator[KeySlot]:
-    for direction in (Direction.RX, Direction.TX):
-        for sub_stream in (SubStream.PR, SubStream.NPR, SubStream.CPL):
-            yield KeySlot(key_set=key_set, direction=direction, sub_stream=sub_stream)
 
 
 def visit_responder(visit: Visit, *, discovery: bool) -> None:

@@ -53,7 +53,7 @@ class DeviceServer:
             return responder.respond(frame, time.monotonic())
 
         def closed() -> None:
-            responder.reset("the connection closed")
+            self._dsm.disconnect(responder, "the connection closed")
             self._say(f"peer {number} disconnected")
 
         return handle, closed

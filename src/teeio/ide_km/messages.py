@@ -82,6 +82,12 @@ def key_slots(key_set: KeySet, direction: Direction) -> tuple[KeySlot, ...]:
     return tuple(KeySlot(key_set, direction, sub_stream) for sub_stream in SubStream)
 
 
+def key_name(stream_id: int, port_index: int, slot: KeySlot) -> str:
+    """Name a key in key logs: "stream=5 port=0 set=K0 dir=RX sub=PR", the direction as the device sees it."""
+    words = f"set={slot.key_set.name} dir={slot.direction.name} sub={slot.sub_stream.name}"
+    return f"stream={stream_id} port={port_index} {words}"
+
+
 def reverse_dwords(data: bytes) -> bytes:
     """Turn a key between AES order and wire order: the DWs keep their places, each DW's four bytes are reversed.
 

@@ -163,6 +163,10 @@ class Requester:
             return Verdict.UNEXPECTED
         if pending.stream_id != received.stream_id:
             return Verdict.WRONG_STREAM
+        if header.common.poisoned:
+            # Spoilt data are no data: to the requester it is as if the completer had aborted.
+            pending.status = CompletionStatus.CA
+            return Verdict.EXPECTED
         if header.status != CompletionStatus.SC:
             known = header.status in (CompletionStatus.UR, CompletionStatus.CRS, CompletionStatus.CA)
             pending.status = CompletionStatus(header.status) if known else CompletionStatus.UR

@@ -63,6 +63,7 @@ class Journal:
         self._listener = listener
         self._current = Step("platform", "power on")
         self._kept = 0
+        self._begun = 0.0
 
     def __call__(self, event: Event) -> None:
         """Observe."""
@@ -84,17 +85,30 @@ class Journal:
     @contextmanager
     def step(self, actor: str, title: str) -> Iterator[Step]:
         """File what happens inside under a step; it is told as `StepDone`, even if it fails."""
-        outer, self._current = self._current, Step(actor, title)
-        step = self._current
-        self.steps.append(step)
-        begun = self._wall_clock() if self._wall_clock else 0.0
+        outer = self._current
+        step = self._begin(actor, title)
         try:
             yield step
         finally:
-            if self._wall_clock:
-                step.seconds = self._wall_clock() - begun
+            self._end()
             self._current = outer
-            self._listener(StepDone(step.actor, step.title, step.seconds or 0.0, step.messages, step.bytes, step.note))
+
+    def turn(self, actor: str, title: str) -> Step:
+        """End the step under way and file what follows, up to the end of its block, under a new one."""
+        self._end()
+        return self._begin(actor, title)
+
+    def _begin(self, actor: str, title: str) -> Step:
+        self._current = Step(actor, title)
+        self.steps.append(self._current)
+        self._begun = self._wall_clock() if self._wall_clock else 0.0
+        return self._current
+
+    def _end(self) -> None:
+        step = self._current
+        if self._wall_clock:
+            step.seconds = self._wall_clock() - self._begun
+        self._listener(StepDone(step.actor, step.title, step.seconds or 0.0, step.messages, step.bytes, step.note))
 
     def events(self) -> Iterator[Event]:
         """Give all kept events in order."""

@@ -59,3 +59,11 @@ def bar_address(block: Block, offset: int, bar: Bar) -> int:
     """Read the base address out of the registers that `bar_registers` declared at `offset`."""
     low = block.read(offset + 4 * bar.number, 4) & ~0xF
     return low | block.read(offset + 4 * bar.number + 4, 4) << 32 if bar.wide else low
+
+
+def place_bar(block: Block, offset: int, bars: Sequence[Bar], number: int, address: int) -> None:
+    """Write the address of one of `bars`, whose registers lie at `offset`, as software does. Raises `Misuse`."""
+    found = next((bar for bar in bars if bar.number == number), None)
+    if found is None:
+        raise Misuse(f"{block.NAME} has no BAR {number}", remedy=f"it has {', '.join(str(bar.number) for bar in bars)}")
+    block.write(offset + 4 * number, 8 if found.wide else 4, address)

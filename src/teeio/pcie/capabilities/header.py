@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from teeio.pcie.address import AddressRange
-from teeio.pcie.capabilities.bar import Bar, bar_address, bar_registers
+from teeio.pcie.capabilities.bar import Bar, bar_address, bar_registers, place_bar
 from teeio.pcie.config_space import FIRST_CAPABILITY, Header
 from teeio.pcie.registers import Access, Locked, Register, bit, bits
 
@@ -97,6 +97,10 @@ class CommonHeader(Header):
     def placed(self) -> dict[int, AddressRange]:
         """Give where each BAR lies, by BAR number, whether memory decoding is on or off."""
         return {bar.number: AddressRange(bar_address(self, _BARS_AT, bar), bar.size) for bar in self.bars}
+
+    def place(self, number: int, address: int) -> None:
+        """Write a BAR's address as software does; the low bits that its size leaves read-only are dropped."""
+        place_bar(self, _BARS_AT, self.bars, number, address)
 
     @property
     def bus_master(self) -> bool:

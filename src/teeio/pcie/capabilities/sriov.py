@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from teeio.errors import Misuse
 from teeio.pcie.address import AddressRange
-from teeio.pcie.capabilities.bar import Bar, bar_address, bar_registers
+from teeio.pcie.capabilities.bar import Bar, bar_address, bar_registers, place_bar
 from teeio.pcie.config_space import ExtendedCapability
 from teeio.pcie.registers import Access, Locked, Register, bit, bits
 
@@ -89,6 +89,10 @@ class SriovCapability(ExtendedCapability):
         if number >= self._enabled or not self.get(self.CONTROL, "vf_memory_space"):
             return {}
         return self.vf_placed(number)
+
+    def place(self, number: int, address: int) -> None:
+        """Write a VF BAR's address, that of VF 0, as software does."""
+        place_bar(self, _BARS_AT, self.bars, number, address)
 
     def vf_placed(self, number: int) -> dict[int, AddressRange]:
         """Give where each BAR of VF `number` (from 0) lies, whether VFs are on or off."""

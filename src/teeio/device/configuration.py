@@ -1,0 +1,84 @@
+"""How a device is built: its parts by name and number, and its functions made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from teeio.device.function import Function, FunctionKind, physical_space, sriov, virtual_space
+from teeio.device.identity import Manufacture
+from teeio.device.models.accelerator import Accelerator
+from teeio.device.models.model import FunctionModel
+from teeio.errors import Misuse
+from teeio.pcie.address import Bdf
+from teeio.pcie.config_space import ExtendedCapability
+from teeio.spdm.state import RESPONDER_CAPABILITIES, Settings
+from teeio.spdm.vendor import VendorProtocol
+from teeio.tdisp.interface import InterfacePolicy
+from teeio.tdisp.messages import LockFlags, MessageType
+from teeio.tdisp.responder import DsmCapabilities
+
+MAX_FUNCTIONS = 8
+
+OPTIONAL_REQUESTS = frozenset(
+    {
+        MessageType.BIND_P2P_STREAM_REQUEST,
+        MessageType.UNBIND_P2P_STREAM_REQUEST,
+        MessageType.SET_MMIO_ATTRIBUTE_REQUEST,
+        MessageType.VDM_REQUEST,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """How a device is built.
+
+    `address` is that of function 0; `functions` counts physical functions, of which function 0 has the VFs.
+
+    `idle_ports` counts ports of the device, before the one in use, that no link hangs on: they take up IDE_KM port
+    indices.
+    """
+
+    manufacture: Manufacture = field(default_factory=Manufacture)
+    address: Bdf = field(default_factory=lambda: Bdf(0, 1, 0, 0))
+    functions: int = 1
+    vfs: int = 4
+    first_vf_offset: int = 8
+    vf_stride: int = 1
+    streams: int = 4
+    address_blocks: int = 2
+    idle_ports: int = 0
+    model: Callable[[], FunctionModel] = Accelerator
+    lock_flags: LockFlags = field(default_factory=LockFlags.defined)
+    policy: InterfacePolicy = field(default_factory=InterfacePolicy)
+    capabilities: DsmCapabilities = field(default_factory=lambda: DsmCapabilities(optional=OPTIONAL_REQUESTS))
+    settings: Settings = field(default_factory=lambda: Settings(capabilities=RESPONDER_CAPABILITIES))
+    protocols: tuple[VendorProtocol, ...] = ()
+    psks: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)
+    name: str = "device"
+
+    def distance(self, function: Function) -> int:
+        """Give how far a function's routing ID is from function 0's."""
+        return function.number if function.parent is None else self.first_vf_offset + function.number * self.vf_stride
+
+
+def build_functions(c: Configuration, dsm: Sequence[ExtendedCapability]) -> tuple[list[Function], list[Function]]:
+    """Make the physical functions and the VFs; `dsm` are the capabilities of the DSM, which function 0 gets."""
+    if not 1 <= c.functions <= MAX_FUNCTIONS:
+        raise Misuse(f"{c.functions} physical functions; there can be 1 to {MAX_FUNCTIONS}")
+    pci = c.manufacture.pci
+    pfs = []
+    for number in range(c.functions):
+        model = c.model()
+        extended = [] if number else list(dsm)
+        if number == 0 and c.vfs:
+            extended.append(sriov(pci, model, c.vfs, c.first_vf_offset, c.vf_stride))
+        space = physical_space(pci, model, multi_function=c.functions > 1, extended=extended)
+        kind = FunctionKind.PF if number == 0 and c.vfs else FunctionKind.PLAIN
+        pfs.append(Function(kind, number, space, model))
+    vfs = []
+    for number in range(c.vfs):
+        model = c.model()
+        vfs.append(Function(FunctionKind.VF, number, virtual_space(pci, model), model, parent=pfs[0]))
+    return pfs, vfs

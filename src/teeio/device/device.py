@@ -1,0 +1,425 @@
+"""A PCIe device with TDIs: function 0 with DOE, IDE and SR-IOV, its VFs, and the DSM behind the mailbox.
+
+It implements the seams of `pcie.seams` that a device implements, and reaches the host through the two that it is given;
+by default both are its own port, which stands at the end of a link (`pcie.fabric`). Time comes from outside through
+`advance`.
+
+Left out: several ports in use, Flow-Through IDE, I/O space, expansion ROMs, enhanced allocation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from teeio.attestation.device_mode import DebugMode
+from teeio.crypto.entropy import Entropy
+from teeio.device.bus import FunctionBus
+from teeio.device.configuration import Configuration, build_functions
+from teeio.device.dsm import Dsm, HostedTdisp
+from teeio.device.function import Function, FunctionKind
+from teeio.device.identity import Firmware, Manufacturer, measured
+from teeio.device.key_port import DeviceKeyPort
+from teeio.device.tdi import Tdi
+from teeio.device.vendor_messages import VendorMessages
+from teeio.errors import Misuse
+from teeio.ide_km.slots import KeyPort
+from teeio.observe import Observer, Refused, ignore
+from teeio.pcie.address import AddressRange, Bdf
+from teeio.pcie.capabilities.aer import AerCapability, Uncorrectable
+from teeio.pcie.capabilities.doe import DoeCapability
+from teeio.pcie.capabilities.express import ExpressCapability
+from teeio.pcie.capabilities.ide import IdeCapability
+from teeio.pcie.config_space import Functions
+from teeio.pcie.doe import DoeBinding
+from teeio.pcie.doe_mailbox import DoeMailbox
+from teeio.pcie.fabric import EndpointPort
+from teeio.pcie.ide_port import IdePort, InsecureCause
+from teeio.pcie.link import Link
+from teeio.pcie.registers import Register
+from teeio.pcie.seams import DONE, UNSUPPORTED, Dma, Interrupts, Reply, ResetKind
+from teeio.pcie.tlp import PAGE, CompletionStatus, Tlp, TlpType
+from teeio.pcie.transfer import serve_memory
+from teeio.spdm.device_state import DeviceMeasurements
+from teeio.tdisp.interface import Interface
+from teeio.tdisp.messages import FunctionId, LockFlags
+from teeio.tdisp.states import Event
+
+DOE_LIMIT = 1 << 16
+"""Bytes of a data object that the mailbox takes."""
+
+
+class UnitKind(Enum):
+    """What can be assigned to a TVM."""
+
+    DEVICE = "whole device"
+    FUNCTION = "function without SR-IOV"
+    PF = "physical function"
+    VF = "virtual function"
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A unit of assignment: its kind, the function that TDISP names it by, and its TDI."""
+
+    kind: UnitKind
+    function: Bdf
+    tdi: Tdi
+
+
+class Device:
+    """The device. `entropy` makes its nonces, `now` (seconds since 1970 UTC) is when it is made.
+
+    `manufacturer` certifies it; without one it comes from a manufacturer of its own.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        entropy: Entropy,
+        now: float,
+        *,
+        manufacturer: Manufacturer | None = None,
+        observer: Observer = ignore,
+    ) -> None:
+        self.configuration = configuration
+        self.now = now
+        self.observer = observer
+        self._debug = DebugMode(0)
+        self._firmware = configuration.manufacture.firmware
+        self.streams = IdeCapability(configuration.streams, configuration.address_blocks)
+        self._doe_registers = DoeCapability()
+        self.pfs, self.vfs = build_functions(configuration, [self._doe_registers, self.streams])
+        pf0_sriov = self.pfs[0].sriov
+        self.functions = Functions(
+            configuration.address,
+            {pf.number: pf.space for pf in self.pfs},
+            {0: (pf0_sriov, [vf.space for vf in self.vfs])} if pf0_sriov else {},
+        )
+        self._by_space = {function.space: function for function in (*self.pfs, *self.vfs)}
+        self.port = self._make_port()
+        self.dma: Dma = self.port
+        self.interrupts: Interrupts = self.port
+        self.tdis = {function: self._make_tdi(function) for function in (*self.pfs, *self.vfs)}
+        self._buses = {function: self._make_bus(function) for function in self.tdis}
+        self.measurements = DeviceMeasurements(measured(configuration.manufacture))
+        maker = manufacturer or Manufacturer.found(configuration.manufacture.info, entropy, now)
+        self.dsm = self._make_dsm(entropy, maker)
+        self.responder = self.dsm.responder(DoeBinding(), name=configuration.name)
+        self.mailbox = DoeMailbox(self._doe_registers, self._doe, limit=DOE_LIMIT)
+        self._watch()
+
+    # -- construction
+
+    def _make_port(self) -> EndpointPort:
+        c = self.configuration
+        port = EndpointPort(
+            self, c.address, self.pfs[0].space, on_insecure=self._insecure, name=c.name, observer=self.observer
+        )
+        # Until somebody attaches the port it stands at a link with an open end.
+        open_end = Link(bottom=c.name)
+        open_end.top.receiver = _lost
+        port.attach(open_end.bottom)
+        return port
+
+    def _make_tdi(self, function: Function) -> Tdi:
+        c = self.configuration
+        return Tdi(
+            f"TDI {self._initial_address(function)}",
+            function,
+            self.port.ide,
+            self.streams,
+            neighbours=lambda: [placed for other, _, placed in self._placed() if other is not function],
+            key_session=lambda: self.dsm.ide_km.owner,
+            lock_flags=c.lock_flags,
+            policy=c.policy,
+            observer=self.observer,
+        )
+
+    def _make_bus(self, function: Function) -> FunctionBus:
+        bus = FunctionBus(
+            self.tdis[function],
+            lambda: self.address_of(function),
+            self.port,
+            dma=lambda: self.dma,
+            interrupts=lambda: self.interrupts,
+            observer=self.observer,
+        )
+        function.model.attach(bus)
+        return bus
+
+    def _make_dsm(self, entropy: Entropy, manufacturer: Manufacturer) -> Dsm:
+        c = self.configuration
+        idle = [_idle_port() for _ in range(c.idle_ports)]
+        ports = [(self.port.ide, self.streams)]
+        keys: list[KeyPort] = [
+            DeviceKeyPort(port, streams, lambda: self.functions.first) for port, streams in (*idle, *ports)
+        ]
+        tdisp = HostedTdisp(
+            self.hosted,
+            [tdi.interface for tdi in self.tdis.values()],
+            entropy,
+            capabilities=c.capabilities,
+            vdm=VendorMessages(c.manufacture.pci.vendor, lambda: self._firmware),
+            observer=self.observer,
+        )
+        return Dsm(
+            manufacturer.certify(c.manufacture),
+            self.measurements,
+            dict(enumerate(keys)),
+            tdisp,
+            entropy,
+            protocols=c.protocols,
+            settings=c.settings,
+            psks=c.psks,
+            observer=self.observer,
+        )
+
+    def _watch(self) -> None:
+        for function in self.tdis:
+            function.express.watch(ExpressCapability.DEVICE_CONTROL, self._control_watcher(function))
+        if self.pfs[0].sriov is not None:
+            # The last observer: the TDIs have heard of the change before their functions vanish.
+            self.pfs[0].sriov.observe(self._vfs_written)
+
+    def _control_watcher(self, function: Function) -> Callable[[Register, int, int], None]:
+        def written(register: Register, old: int, new: int) -> None:
+            if register.get(new, "initiate_flr"):
+                self._function_level_reset(function)
+
+        return written
+
+    # -- functions
+
+    def _initial_address(self, function: Function) -> Bdf:
+        c = self.configuration
+        return Bdf.of(c.address.requester_id + c.distance(function) & 0xFFFF, c.address.segment)
+
+    def address_of(self, function: Function) -> Bdf:
+        """Give a function's address now."""
+        first = self.functions.first
+        return Bdf.of(first.requester_id + self.configuration.distance(function) & 0xFFFF, first.segment)
+
+    def present(self) -> dict[Bdf, Function]:
+        """List the functions that exist now."""
+        return {address: self._by_space[space] for address, space in self.functions.present().items()}
+
+    def tdi(self, function: Bdf) -> Tdi:
+        """Find the TDI of a function that exists now. Raises `Misuse`."""
+        found = self.present().get(function)
+        if found is None:
+            raise Misuse(f"{function} does not exist", remedy=f"there is {', '.join(map(str, self.present()))}")
+        return self.tdis[found]
+
+    def assignable(self) -> list[Unit]:
+        """List what can be assigned now: the whole device if function 0 is all there is, else each function."""
+        present = self.present()
+        kinds = {FunctionKind.PLAIN: UnitKind.FUNCTION, FunctionKind.PF: UnitKind.PF, FunctionKind.VF: UnitKind.VF}
+        return [
+            Unit(UnitKind.DEVICE if len(present) == 1 else kinds[function.kind], address, self.tdis[function])
+            for address, function in present.items()
+        ]
+
+    def hosted(self) -> dict[int, Interface]:
+        """Give the interfaces by FUNCTION_ID, with and without the segment, as functions exist now."""
+        found: dict[int, Interface] = {}
+        for address, function in self.present().items():
+            interface = self.tdis[function].interface
+            found[address.requester_id] = interface
+            if address.segment <= 0xFF:
+                named = FunctionId(requester_id=address.requester_id, segment=address.segment, segment_valid=1)
+                found[named.number()] = interface
+        return found
+
+    def _placed(self) -> Iterator[tuple[Function, int, AddressRange]]:
+        for function in self.present().values():
+            for bar, placed in function.placed().items():
+                yield function, bar, placed
+
+    def renumber(self, bus: int) -> None:
+        """Take another bus number: all Requester IDs change, and locked TDIs go to ERROR (PCIe Base 11.2)."""
+        if bus == self.functions.first.bus:
+            return
+        self.functions.first = replace(self.functions.first, bus=bus)
+        self.port.function = self.functions.first
+        self._happen(Event.RID_CHANGED)
+
+    # -- seams: configuration space, BARs, reset
+
+    def config_read(self, function: Bdf, offset: int, size: int) -> int | None:
+        """Read configuration space; None if there is no such function now."""
+        return self.functions.config_read(function, offset, size)
+
+    def config_write(self, function: Bdf, offset: int, size: int, value: int) -> bool:
+        """Write configuration space; False if there is no such function now. Locked or not, the write takes effect."""
+        done = self.functions.config_write(function, offset, size, value)
+        self._release_interrupts(function)
+        return done
+
+    def bar_read(self, function: Bdf, bar: int, offset: int, size: int, t_bit: bool, stream_id: int | None) -> Reply:
+        """Read a BAR as the TDI's state allows, else Unsupported Request."""
+        found = self._admit(function, bar, offset, size, t_bit, stream_id)
+        return UNSUPPORTED if found is None else Reply(CompletionStatus.SC, found.read(bar, offset, size))
+
+    def bar_write(
+        self, function: Bdf, bar: int, offset: int, data: bytes, t_bit: bool, stream_id: int | None
+    ) -> CompletionStatus:
+        """Write a BAR as the TDI's state allows, else Unsupported Request."""
+        found = self._admit(function, bar, offset, len(data), t_bit, stream_id)
+        if found is None:
+            return CompletionStatus.UR
+        found.write(bar, offset, data)
+        self._release_interrupts(function)
+        return CompletionStatus.SC
+
+    def _admit(
+        self, function: Bdf, bar: int, offset: int, size: int, t_bit: bool, stream_id: int | None
+    ) -> Function | None:
+        """Find the function if the access lies in its BAR and its TDI handles it."""
+        found = self.present().get(function)
+        placed = found.placed().get(bar) if found else None
+        if found is None or placed is None or offset < 0 or not 0 <= size <= PAGE or offset + size > placed.size:
+            return None
+        tdi = self.tdis[found]
+        if not tdi.handles(bar, offset, size, t_bit, stream_id):
+            rule = f"T={int(t_bit)} on stream {stream_id} in {tdi.state.name} (PCIe Base 11.2.1)"
+            self.observer(Refused(str(function), f"an access to BAR {bar} at {offset:#x}", rule))
+            return None
+        return found
+
+    def _release_interrupts(self, function: Bdf) -> None:
+        found = self.present().get(function)
+        if found is not None:
+            self._buses[found].release_interrupts()
+
+    def reset(self, kind: ResetKind, function: Bdf | None = None) -> None:
+        """Reset the whole device, or one function."""
+        if kind is ResetKind.CONVENTIONAL:
+            self._conventional_reset()
+            return
+        found = self.present().get(self.functions.first if function is None else function)
+        if found is None:
+            raise Misuse(f"{function} does not exist", remedy="name a function that is there, and enable its VFs first")
+        self._function_level_reset(found)
+
+    def _function_level_reset(self, function: Function) -> None:
+        """Reset a function, with a PF its VFs too (PCIe Base 6.6.2, 11.4.9).
+
+        UNCONFIRMED: that SPDM sessions outlive it. They belong to the device, not to the function; their TDIs are in
+        ERROR by then.
+        """
+        affected = [function, *(vf for vf in self.vfs if vf.parent is function)]
+        for one in affected:
+            self.tdis[one].interface.happen(Event.FLR)
+        if function is self.pfs[0]:
+            self.port.ide.reset()
+            self.mailbox.reset()
+        for one in affected:
+            one.reset()
+
+    def _conventional_reset(self) -> None:
+        """Reset everything: TDIs to CONFIG_UNLOCKED, sessions and keys gone (PCIe Base 11.4.8)."""
+        self._happen(Event.CONVENTIONAL_RESET)
+        self.dsm.reset("conventional reset")
+        self.port.link_down()
+        self.port.ide.reset(conventional=True)
+        self.mailbox.reset()
+        for function in self.tdis:
+            function.reset()
+        self._set_debug(self._debug & ~_UNTIL_RESET)
+
+    # -- what comes from the port
+
+    def receive(self, tlp: Tlp, t_bit: bool, stream_id: int | None) -> Reply:
+        """Take a memory request or a message from the link."""
+        if tlp.type.is_message:
+            return DONE
+        if tlp.type is TlpType.MWR and tlp.memory().common.poisoned:
+            return self._poisoned(tlp, t_bit, stream_id)
+        return serve_memory(self.functions, self, tlp, t_bit, stream_id)
+
+    def _poisoned(self, tlp: Tlp, t_bit: bool, stream_id: int | None) -> Reply:
+        """Drop a poisoned write; one that a TDI would have taken cannot be recovered (11.4.6)."""
+        self.pfs[0].space.need(AerCapability).record(Uncorrectable.POISONED_TLP, tlp.header)
+        start, size = tlp.memory().span
+        hit = self.functions.decode(start, max(size, 1))
+        found = self._admit(hit.function, hit.bar, hit.offset, size, t_bit, stream_id) if hit else None
+        if found is not None:
+            self.tdis[found].interface.happen(Event.POISONED)
+        return DONE
+
+    def _insecure(self, stream_id: int, cause: InsecureCause) -> None:
+        for tdi in self.tdis.values():
+            tdi.stream_insecure(stream_id)
+
+    def _doe(self, data_object: bytes) -> bytes | None:
+        return self.responder.respond(data_object, self.now)
+
+    def _vfs_written(self, register: Register, old: int, new: int) -> None:
+        present = set(self.present().values())
+        for function in self.vfs:
+            if function not in present:
+                function.reset()
+
+    def _happen(self, event: Event) -> None:
+        for tdi in self.tdis.values():
+            tdi.interface.happen(event)
+
+    # -- what goes on inside
+
+    def advance(self, now: float) -> None:
+        """Let time pass: sessions without heartbeat end."""
+        self.now = now
+        self.dsm.expire(now)
+
+    def work(self) -> bool:
+        """Let every function do what it has accepted; False if there was nothing to do."""
+        worked = [function.model.work() for function in self.present().values()]
+        return any(worked)
+
+    def set_debug(self, active: bool) -> None:
+        """Turn invasive debug on or off; while on, what the device holds is no longer safe (PCIe Base 11.2, 6.33)."""
+        if active:
+            self._set_debug(self._debug | _DEBUGGING)
+            self._happen(Event.TRUST_CHANGED)
+            self.port.ide.erase_keys()
+        else:
+            self._set_debug(self._debug & ~DebugMode.INVASIVE_DEBUG_ACTIVE)
+
+    def _set_debug(self, debug: DebugMode) -> None:
+        self._debug = debug
+        self._measure()
+
+    def update_firmware(self, firmware: Firmware) -> bool:
+        """Run other firmware, as the next measurement shows; False while a TDI is locked with NO_FW_UPDATE."""
+        for tdi in self.tdis.values():
+            parameters = tdi.interface.parameters
+            if tdi.state.locked and parameters is not None and parameters.flags & LockFlags.NO_FW_UPDATE:
+                self.observer(Refused(self.configuration.name, "a firmware update", "NO_FW_UPDATE (PCIe Base 11.3.8)"))
+                return False
+        self._firmware = firmware
+        self._measure()
+        return True
+
+    def _measure(self) -> None:
+        manufacture = replace(self.configuration.manufacture, firmware=self._firmware)
+        self.measurements.measured = measured(manufacture, self._debug)
+
+
+_DEBUGGING = (
+    DebugMode.INVASIVE_DEBUG_ACTIVE
+    | DebugMode.INVASIVE_DEBUG_SINCE_RESET
+    | DebugMode.INVASIVE_DEBUG_SINCE_MANUFACTURING
+)
+_UNTIL_RESET = DebugMode.INVASIVE_DEBUG_SINCE_RESET | DebugMode.NON_INVASIVE_DEBUG_SINCE_RESET
+
+
+def _lost(frame: bytes) -> None:
+    """Take what is sent into an open end."""
+
+
+def _idle_port() -> tuple[IdePort, IdeCapability]:
+    """Make a port that no link hangs on: it takes keys, and nothing ever uses them."""
+    streams = IdeCapability(1, 0)
+    return IdePort(streams, _lost, lambda: 0, name="idle port"), streams

@@ -1,0 +1,146 @@
+"""What a device is made with: its names, its firmware, and from them its certificates and measurements.
+
+Measurement blocks follow DSP0274 ("DMTF measurement specification"), the leaf certificate CMA and DICE. Left out: an
+alias certificate that the firmware issues itself, so an update at run time leaves the certified firmware identity as it
+was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from teeio.attestation.device_mode import DebugMode, DeviceMode, OperationalMode
+from teeio.crypto.algorithms import BaseAsym, BaseHash
+from teeio.crypto.certificates import Authority, DeviceIdentity, DeviceInfo, Fwid, PciIdentity, TcbInfo, Validity
+from teeio.crypto.entropy import Entropy
+from teeio.crypto.kdf import digest
+from teeio.spdm.device_state import Identity, Measured, Slot
+from teeio.spdm.messages import MeasurementType
+
+IDENTITIES = {BaseAsym.ECDSA_P384: BaseHash.SHA_384, BaseAsym.ECDSA_P256: BaseHash.SHA_256}
+"""The signature algorithms that a device has an identity for, each with the hash of its certificates."""
+
+SVN_INDEX = 0x10
+MANIFEST_INDEX = 0xFD
+DEVICE_MODE_INDEX = 0xFE
+"""Indices that DSP0274 and common practice give to these blocks."""
+
+NO_DEBUG = DebugMode(0)
+
+_DAY = 86_400
+_LIFETIME = 3650 * _DAY
+
+
+@dataclass(frozen=True, slots=True)
+class Firmware:
+    """The contents that are measured; `svn` is the security version number."""
+
+    rom: bytes = b"accelerator boot ROM, mask revision A1"
+    image: bytes = b"accelerator firmware 2.4.1"
+    hardware_configuration: bytes = b"fuses: production, secure boot on, 1 PF, debug port locked"
+    firmware_configuration: bytes = b"settings: measured boot, telemetry on, peer-to-peer off"
+    version: str = "2.4.1"
+    svn: int = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Manufacture:
+    """What the manufacturer gives a device: names, PCI identifiers and firmware."""
+
+    info: DeviceInfo = field(default_factory=lambda: DeviceInfo("teeio", "accelerator", "000001"))
+    pci: PciIdentity = field(
+        default_factory=lambda: PciIdentity(
+            vendor=0x7EE0, device=0x10A0, class_code=0x120000, revision=1, subsystem_vendor=0x7EE0, subsystem_device=1
+        )
+    )
+    firmware: Firmware = field(default_factory=Firmware)
+
+
+@dataclass(frozen=True, slots=True)
+class Manufacturer:
+    """A manufacturer's certification authorities, root and issuing, for each signature algorithm.
+
+    It certifies devices and publishes what verifiers need: roots and revocation lists.
+    """
+
+    chains: Mapping[BaseAsym, tuple[Authority, Authority]]
+    entropy: Entropy = field(repr=False)
+    since: float
+
+    @classmethod
+    def found(cls, info: DeviceInfo, entropy: Entropy, now: float) -> Manufacturer:
+        """Make the authorities for a product; they are valid from a day before `now` (seconds since 1970 UTC)."""
+        since = int(now) - _DAY
+        validity = Validity(since, since + _LIFETIME)
+        chains = {}
+        for algorithm, base_hash in IDENTITIES.items():
+            root = Authority.root(f"{info.manufacturer} root CA", algorithm, base_hash, entropy, validity)
+            chains[algorithm] = (root, root.subordinate(f"{info.manufacturer} {info.product} CA", entropy, validity))
+        return cls(chains, entropy, since)
+
+    @property
+    def roots(self) -> tuple[bytes, ...]:
+        """The root certificates, DER."""
+        return tuple(root.path[0] for root, _ in self.chains.values())
+
+    def revocation_lists(self, now: float, revoked: Sequence[bytes] = ()) -> tuple[bytes, ...]:
+        """Publish the revocation lists of `now`, good for a week; `revoked` are DER certificates."""
+        validity = Validity(int(now) - _DAY, int(now) + 7 * _DAY)
+        authorities = [authority for chain in self.chains.values() for authority in chain]
+        return tuple(authority.revoke(list(revoked), int(now), validity) for authority in authorities)
+
+    def certify(self, manufacture: Manufacture) -> dict[BaseAsym, Identity]:
+        """Give a device its identities, each in slot 0."""
+        return {algorithm: self._certify(manufacture, algorithm) for algorithm in self.chains}
+
+    def _certify(self, manufacture: Manufacture, algorithm: BaseAsym) -> Identity:
+        firmware, issuer = manufacture.firmware, self.chains[algorithm][1]
+        made = DeviceIdentity.issue(
+            issuer,
+            manufacture.info,
+            self.entropy,
+            Validity(self.since, self.since + _LIFETIME),
+            pci=manufacture.pci,
+            tcb=TcbInfo(
+                fwids=(Fwid.of(issuer.base_hash, digest(issuer.base_hash, firmware.image)),),
+                svn=firmware.svn,
+                layer=0,
+                vendor=manufacture.info.manufacturer,
+                model=manufacture.info.product,
+            ),
+        )
+        return Identity({0: Slot(made.path, made.key)})
+
+
+def measured(manufacture: Manufacture, debug: DebugMode = NO_DEBUG) -> list[Measured]:
+    """List what a device measures; `debug` is its debug state."""
+    firmware = manufacture.firmware
+    kind = MeasurementType
+    return [
+        Measured(1, kind.IMMUTABLE_ROM, firmware.rom),
+        Measured(2, kind.MUTABLE_FIRMWARE, firmware.image),
+        Measured(3, kind.HARDWARE_CONFIGURATION, firmware.hardware_configuration, in_tcb=False),
+        Measured(4, kind.FIRMWARE_CONFIGURATION, firmware.firmware_configuration),
+        Measured(5, kind.VERSION, firmware.version.encode(), always_raw=True),
+        Measured(SVN_INDEX, kind.SECURE_VERSION_NUMBER, firmware.svn.to_bytes(8, "little"), always_raw=True),
+        Measured(MANIFEST_INDEX, kind.MANIFEST, _manifest(manufacture), always_raw=True, in_tcb=False),
+        Measured(DEVICE_MODE_INDEX, kind.DEVICE_MODE, device_mode(debug).encode(), always_raw=True),
+    ]
+
+
+def _manifest(manufacture: Manufacture) -> bytes:
+    components = {"1": "boot ROM", "2": "firmware", "3": "fuses and straps", "4": "firmware settings"}
+    return json.dumps({"device": str(manufacture.info), "components": components}, separators=(",", ":")).encode()
+
+
+def device_mode(debug: DebugMode) -> DeviceMode:
+    """Give the device mode: normal operation, all debug states reported."""
+    every = DebugMode(sum(DebugMode))
+    return DeviceMode(
+        operational_capabilities=OperationalMode.NORMAL | OperationalMode.RECOVERY,
+        operational_state=OperationalMode.NORMAL,
+        debug_capabilities=every,
+        debug_state=debug,
+    )

@@ -1,0 +1,1 @@
+"""What the functions of a device compute, behind one protocol: `model.FunctionModel`."""

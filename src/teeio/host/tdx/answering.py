@@ -1,0 +1,61 @@
+"""How a call is answered: handlers refuse with `Reject`, which becomes a status in this one place.
+
+Nothing that a caller passes makes a call raise. What happened is told to the observer: the call with its status, and
+the rule behind a refusal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import TypeVar
+
+from teeio.abi import CALLS, Result
+from teeio.abi.statuses import Status
+from teeio.errors import Misuse, Reject
+from teeio.observe import BoundaryCalled, Observer, Refused
+
+S = TypeVar("S", bound="Answering")
+C = TypeVar("C")
+V = TypeVar("V")
+
+_ROWS = {row.method: row for row in CALLS.values()}
+
+
+class Answering:
+    """Base of those who answer calls; `observer` hears of each."""
+
+    observer: Observer
+
+    def _answer(self, method: str, handle: Callable[[], Result[V]]) -> Result[V]:
+        row = _ROWS[method]
+        try:
+            result = handle()
+        except Reject as reject:
+            result = Result(Status(reject.code), reason=reject.clause)
+        except Misuse as error:  # an operand that names no memory at all, found only below the handlers
+            result = Result(Status.OPERAND_INVALID, reason=str(error))
+        self.observer(BoundaryCalled(row.caller.value, row.callee.value, row.name, result.status.name))
+        if not result.pending and result.status.is_error:
+            self.observer(Refused(row.callee.value, row.name, f"{result.status.name}: {result.reason}"))
+        return result
+
+
+def answers(handler: Callable[[S, C], V]) -> Callable[[S, C], Result[V]]:
+    """Make a call of a handler that gives its values."""
+
+    @wraps(handler)
+    def call(self: S, operands: C) -> Result[V]:
+        return self._answer(handler.__name__, lambda: Result(Status.SUCCESS, handler(self, operands)))
+
+    return call
+
+
+def answers_in_time(handler: Callable[[S, C, float], Result[V]]) -> Callable[[S, C, float], Result[V]]:
+    """Make a call of a handler that takes the time and gives the whole result, which may be a pending one."""
+
+    @wraps(handler)
+    def call(self: S, operands: C, now: float) -> Result[V]:
+        return self._answer(handler.__name__, lambda: handler(self, operands, now))
+
+    return call

@@ -1,0 +1,207 @@
+"""SEAMCALLs on device interfaces (TDX Connect; declared in `abi.device_seamcalls`), and the exchanges behind them."""
+
+from __future__ import annotations
+
+from teeio.abi import Result
+from teeio.abi import device_seamcalls as d
+from teeio.abi.operands import AUTHORITY, Actor, DevifOperation, LockParameters, PagesReturned
+from teeio.abi.statuses import Status
+from teeio.errors import DecodeError, ErrorResponse, Incompatible, Reject
+from teeio.flow import Done, Flow
+from teeio.host.iommu import DmarState
+from teeio.host.secure_ept import SeptState
+from teeio.host.tdx.answering import answers, answers_in_time
+from teeio.host.tdx.dma_mmio_calls import check_quiet, check_unmapped
+from teeio.host.tdx.interface import Devif, Request, unacceptable
+from teeio.host.tdx.records import TvmPhase, requester_id_of
+from teeio.host.tdx.session_calls import SessionCalls, pending
+from teeio.tdisp import flows
+from teeio.tdisp.messages import DeviceInterfaceReport, ErrorCode, InterfaceState, LockFlags
+from teeio.tdisp.messages import LockParameters as TdispLockParameters
+
+MIN_ADDRESS_WIDTH = 52
+"""DEV_ADDR_WIDTH that TDX Connect needs at least (Device Guide, appendix A)."""
+
+CHANGE_STATE = frozenset({DevifOperation.LOCK, DevifOperation.START, DevifOperation.STOP})
+"""Operations after which the state is not known if the device's answer is lost."""
+
+LOCK_FLAGS = LockFlags.NO_FW_UPDATE
+"""The only LOCK flag that TDX Connect uses (TDX module, tdisp.c)."""
+
+
+class InterfaceCalls(SessionCalls):
+    """The module's answers to these calls."""
+
+    @answers
+    def tdh_devif_create(self, call: d.TdhDevifCreate, /) -> None:
+        """Give an interface to a TVM."""
+        records = self.records
+        tvm = records.tvm(call.tdr)
+        tvm.need(TvmPhase.RUNNING)
+        if not tvm.tdx_connect:
+            raise Reject(Status.OP_STATE_INCORRECT, "the TVM was set up without TDX Connect")
+        function_id = requester_id_of(call.function_id)
+        if function_id in records.devifs:
+            raise Reject(Status.OPERAND_BUSY, f"interface {call.function_id:#x} is a TVM's")
+        context = records.context(call.spdm_id)
+        context.agent.need_session()
+        stream = context.stream(call.stream_id)
+        if function_id not in stream.requesters:
+            raise Reject(Status.OPERAND_INVALID, f"stream {call.stream_id} is not for function {call.function_id:#x}")
+        stream.check_ready()
+        records.give(call.pages)
+        devif = Devif(function_id, tvm, stream, call.pages, records.observer)
+        if context.agent.evidence is not None:
+            devif.measured(context.agent.evidence.measurements)
+        records.devifs[function_id] = devif
+
+    @answers
+    def tdh_devif_remove(self, call: d.TdhDevifRemove, /) -> PagesReturned:
+        """Take an interface from its TVM."""
+        records = self.records
+        devif = records.devif(call.function_id)
+        check_quiet(devif)
+        check_unmapped(records, devif)
+        del records.devifs[devif.function_id]
+        agent = devif.stream.spdm.agent
+        if devif.operation_under_way is not None:
+            agent.abandon()
+        return PagesReturned(records.give_back(devif.pages))
+
+    @answers_in_time
+    def tdh_devif_request(self, call: d.TdhDevifRequest, now: float, /) -> Result[d.DevifCompleted]:
+        """Begin an exchange, or go on with the same one after a pause."""
+        devif = self.records.devif(call.function_id)
+        agent = devif.stream.spdm.agent
+        if call.operation not in AUTHORITY:
+            raise Reject(Status.OPERAND_INVALID, f"{call.operation} is no operation on an interface")
+        request = Request(call.operation)
+        if agent.task is None:
+            request = self._admit(devif, call)
+        return self._exchange_with(devif, request, call.lock, None, now)
+
+    @answers_in_time
+    def tdh_devif_response(self, call: d.TdhDevifResponse, now: float, /) -> Result[d.DevifCompleted]:
+        """Hand over the device's answer."""
+        devif = self.records.devif(call.function_id)
+        operation = devif.operation_under_way
+        if operation is None:
+            raise Reject(Status.DEVIF_TDISP_INVALID_REQ_STS, "no exchange with this interface is under way")
+        return self._exchange_with(devif, Request(operation), None, call.response, now)
+
+    # -- what may begin
+
+    def _admit(self, devif: Devif, call: d.TdhDevifRequest) -> Request:
+        """Check who asks for what, in which state."""
+        operation = call.operation
+        asked = devif.asked_for(operation)
+        if asked is None and Actor.VMM not in AUTHORITY[operation]:
+            raise Reject(Status.DEVIF_NOT_AUTHORISED, f"{operation.name} is the TVM's to ask for, and it has not")
+        if (call.lock is not None) != (operation is DevifOperation.LOCK):
+            raise Reject(Status.OPERAND_INVALID, "LOCK has lock parameters, and nothing else has")
+        devif.stream.spdm.agent.need_session()
+        devif.check_state(operation)
+        if call.lock is not None:
+            self._check_lock(devif, call.lock)
+        if operation is DevifOperation.START:
+            devif.stream.check_ready()
+        return asked or Request(operation, devif.bind_session_id)
+
+    def _check_lock(self, devif: Devif, lock: LockParameters) -> None:
+        if lock.flags & ~int(LOCK_FLAGS):
+            raise Reject(Status.OPERAND_INVALID, f"LOCK flags {lock.flags:#x}: TDX Connect uses NO_FW_UPDATE only")
+        if not -(1 << 63) <= lock.mmio_reporting_offset < 1 << 63:
+            raise Reject(Status.OPERAND_INVALID, "MMIO_REPORTING_OFFSET does not fit in 64 bits")
+        devif.stream.check_ready()
+        accepted = any(leaf.state is SeptState.MMIO_MAPPED for leaf in self.records.mmio_mappings(devif))
+        if accepted or self.records.dmar_state(devif) is DmarState.PRESENT:
+            raise Reject(Status.OPERAND_BUSY, "what the TVM accepted under an earlier lock must be removed first")
+
+    # -- the exchange
+
+    def _exchange_with(
+        self, devif: Devif, request: Request, lock: LockParameters | None, response: bytes | None, now: float
+    ) -> Result[d.DevifCompleted]:
+        context, operation = devif.stream.spdm, request.operation
+        try:
+            action = self.exchange(
+                context,
+                devif.task(operation),
+                lambda: self._procedure(devif, request, lock),
+                response,
+                now,
+                Status.SPDM_FAILED,
+            )
+        except Reject:
+            if context.agent.task is None:
+                devif.finish(operation, failed=True)
+            raise
+        if not isinstance(action, Done):
+            return pending(action)
+        devif.finish(operation, action.result.data)
+        return Result(Status.SUCCESS, action.result)
+
+    def _procedure(self, devif: Devif, request: Request, lock: LockParameters | None) -> Flow[d.DevifCompleted]:
+        operation = request.operation
+        data = b""
+        try:
+            if operation is DevifOperation.LOCK and lock is not None:
+                yield from self._lock(devif, lock)
+            elif operation is DevifOperation.REPORT:
+                data = yield from self._report(devif)
+            elif operation is DevifOperation.START:
+                yield from flows.start_interface(devif.function_id, devif.take_nonce())
+                devif.started()
+            elif operation is DevifOperation.STOP:
+                yield from flows.stop_interface(devif.function_id)
+                devif.end_lock(InterfaceState.CONFIG_UNLOCKED, "STOP_INTERFACE_RESPONSE")
+            elif operation is DevifOperation.STATE:
+                devif.told((yield from flows.get_state(devif.function_id)))
+            else:
+                data = yield from devif.stream.spdm.agent.measure(request.nonce)
+                devif.measured(data)
+        except ErrorResponse as error:
+            raise _refused_by_device(devif, operation, error) from error
+        except Incompatible as error:
+            raise Reject(Status.DEVIF_TDISP_FAILED, str(error)) from error
+        except BaseException:
+            if operation in CHANGE_STATE:
+                devif.end_lock(InterfaceState.ERROR, f"{operation.name} was cut off: the state is not known")
+            raise
+        return d.DevifCompleted(operation, int(devif.state), data)
+
+    def _lock(self, devif: Devif, lock: LockParameters) -> Flow[None]:
+        yield from flows.get_version(devif.function_id)
+        capabilities = yield from flows.get_capabilities(devif.function_id)
+        if capabilities.dev_addr_width < MIN_ADDRESS_WIDTH:
+            raise Incompatible(
+                f"the device has {capabilities.dev_addr_width} address bits, TDX Connect needs {MIN_ADDRESS_WIDTH}"
+            )
+        parameters = TdispLockParameters(
+            flags=LockFlags(lock.flags),
+            default_stream_id=devif.stream.stream_id,
+            mmio_reporting_offset=lock.mmio_reporting_offset,
+        )
+        nonce = yield from flows.lock_interface(devif.function_id, parameters)
+        self.records.last_bind_session_id += 1
+        devif.locked(nonce, lock, self.records.last_bind_session_id)
+
+    def _report(self, devif: Devif) -> Flow[bytes]:
+        data = yield from flows.get_device_interface_report_bytes(devif.function_id)
+        try:
+            report = DeviceInterfaceReport.decode(data)
+        except DecodeError as error:
+            raise Reject(Status.DEVIF_REPORT_UNACCEPTABLE, str(error)) from error
+        problem = unacceptable(report)
+        if problem is not None:
+            raise Reject(Status.DEVIF_REPORT_UNACCEPTABLE, problem)
+        devif.reported(data, report)
+        return data
+
+
+def _refused_by_device(devif: Devif, operation: DevifOperation, error: ErrorResponse) -> Reject:
+    """Draw conclusions from an error of the device: what it refuses in this state is not as the TSM thought."""
+    wrong_state = error.code == ErrorCode.INVALID_INTERFACE_STATE
+    if wrong_state or operation is DevifOperation.START:
+        devif.fail(str(error))
+    return Reject(Status.DEVIF_TDISP_INVALID_STATE if wrong_state else Status.DEVIF_TDISP_FAILED, str(error))

@@ -1,0 +1,72 @@
+"""The TDX module: the TSM that answers the VMM's SEAMCALLs and the TVMs' TDCALLs.
+
+It holds `PhysicalMemory`, the trusted tables of the IOMMUs and the root ports' key units, none of which the VMM has.
+Nothing that the VMM says or carries is relied upon: handles are looked up, pages change owner only through the memory,
+devices are heard only through the TPA's SPDM session. The answers are by subject: `memory_calls`, `dma_mmio_calls`,
+`session_calls`, `interface_calls`, `guest_calls`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from teeio.abi import TvmToTsm, VmmToTsm
+from teeio.crypto.entropy import Entropy
+from teeio.host.memory import PhysicalMemory
+from teeio.host.processor import TvmProcessor
+from teeio.host.root_complex import RootComplex
+from teeio.host.secure_ept import MmioMetadata, SharedEpt
+from teeio.host.tdx.dma_mmio_calls import DmaMmioCalls
+from teeio.host.tdx.guest_calls import GuestCalls
+from teeio.host.tdx.interface_calls import InterfaceCalls
+from teeio.host.tdx.memory_calls import MemoryCalls
+from teeio.host.tdx.records import Records
+from teeio.host.tdx.tpa import TPA_SETTINGS
+from teeio.observe import Observer, ignore
+from teeio.spdm.state import Settings
+
+
+class TdxModule(MemoryCalls, DmaMmioCalls, InterfaceCalls):
+    """The TSM of one host; it implements `VmmToTsm`.
+
+    `without_tdx_mode` names the IOMMUs that have none; `settings` is what its TPA offers to devices.
+    """
+
+    def __init__(
+        self,
+        memory: PhysicalMemory,
+        root_complex: RootComplex,
+        entropy: Entropy,
+        *,
+        without_tdx_mode: Collection[int] = (),
+        settings: Settings = TPA_SETTINGS,
+        observer: Observer = ignore,
+    ) -> None:
+        forbidden = root_complex.forbidden_mmio()
+        iommus = {key: iommu for key, iommu in root_complex.iommus.items() if key not in without_tdx_mode}
+        self.observer = observer
+        self.settings = settings
+        self.records = Records(
+            memory, iommus, root_complex.key_units, MmioMetadata(forbidden), forbidden, entropy, observer
+        )
+        self._root_complex = root_complex
+
+    # -- what entering a TVM gives to each side (TDH.VP.ENTER, which is not modelled)
+
+    def guest(self, tdr: int) -> TvmToTsm:
+        """Give the TDCALLs of a TVM, for the TVM alone."""
+        return GuestCalls(self.records, self.records.tvm(tdr))
+
+    def processor(self, tdr: int) -> TvmProcessor:
+        """Give the loads and stores of a TVM, for the TVM alone."""
+        tvm = self.records.tvm(tdr)
+        return TvmProcessor(self.records.memory, self._root_complex, tvm.sept, tvm.shared)
+
+    def shared_ept(self, tdr: int) -> SharedEpt:
+        """Give the shared EPT of a TVM, for the VMM."""
+        return self.records.tvm(tdr).shared
+
+
+def _conforms(module: TdxModule) -> VmmToTsm:
+    """Let the type checker compare the module with the declared interface."""
+    return module

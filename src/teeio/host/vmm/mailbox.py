@@ -1,0 +1,67 @@
+"""How the VMM carries data objects between the TSM and a device: opaque, one at a time, through the DOE mailbox.
+
+A resumable call gives a data object and is called again with the answer, until it is done (TDX Connect). What gets lost
+on the way the TSM learns as an empty answer, so that its exchange ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias, TypeVar
+
+from teeio.abi import Result
+from teeio.abi.statuses import Status
+from teeio.errors import Incompatible, TransportError
+from teeio.host.vmm.bus import PciFunction
+from teeio.observe import FrameMoved, Observer, Refused, ignore
+from teeio.pcie import doe
+from teeio.pcie.capabilities.doe import DoeCapability
+
+V = TypeVar("V")
+
+Step: TypeAlias = Callable[[bytes | None, float], Result[V]]
+"""A resumable call: takes the device's answer (None at first and after a pause) and the time."""
+
+MAX_ROUNDS = 4096
+"""Data objects of one call at most."""
+
+
+class Mailbox:
+    """The DOE mailbox of a DSM."""
+
+    def __init__(self, function: PciFunction, observer: Observer = ignore) -> None:
+        base = function.extended.get(DoeCapability.ID)
+        if base is None:
+            raise Incompatible(f"{function.address} has no DOE mailbox")
+        self._config = function.config
+        self._base = base
+        self._observer = observer
+        self._name = f"device {function.address}"
+        found = doe.discover(self._config.read, self._config.write, base)
+        missing = {doe.SPDM, doe.SECURED_SPDM} - set(found)
+        if missing:
+            raise Incompatible(f"the DOE mailbox of {function.address} carries no SPDM: it lists {found}")
+
+    def carry(self, data_object: bytes, now: float) -> bytes:
+        """Take a data object to the device and give its answer; empty if there is none."""
+        self._observer(FrameMoved("VMM", self._name, data_object, now))
+        try:
+            answer = doe.exchange(self._config.read, self._config.write, self._base, data_object)
+        except TransportError as error:
+            self._observer(Refused(self._name, "a data object", str(error)))
+            return b""
+        self._observer(FrameMoved(self._name, "VMM", answer, now))
+        return answer
+
+    def pump(self, step: Step[V], now: float) -> Result[V]:
+        """Call a resumable call until it is done. Raises `TransportError` if it never is."""
+        response: bytes | None = None
+        for _ in range(MAX_ROUNDS):
+            result = step(response, now)
+            if result.status is Status.SPDM_REQUEST:
+                response = self.carry(result.data_object, now)
+            elif result.status is Status.INTERRUPTED_RESUMABLE:
+                response, now = None, max(now, result.resume_at)
+            else:
+                return result
+        raise TransportError(f"a call to the TSM is not done after {MAX_ROUNDS} data objects")

@@ -1,0 +1,124 @@
+"""Assignment: which unit a guest gets - a whole device, a function, a PF, a VF - and taking it back clean (Linux VFIO).
+
+A claimed function may do DMA: T=0 into the legacy domain of its owner. Before it is claimed and after it is released
+it may not, and it is reset in between, so that nothing of one owner reaches the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from teeio.errors import Misuse
+from teeio.host.iommu import Domain, LegacyTables
+from teeio.host.vmm.bus import FunctionKind, PciBus, PciFunction
+from teeio.pcie.address import Bdf
+from teeio.pcie.capabilities.express import ExpressCapability
+
+
+class UnitKind(Enum):
+    """What can be assigned."""
+
+    DEVICE = "whole device"
+    FUNCTION = "function without SR-IOV"
+    PF = "physical function"
+    VF = "virtual function"
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A unit of assignment; the first function is the one that TDISP names it by."""
+
+    kind: UnitKind
+    functions: tuple[PciFunction, ...]
+
+    @property
+    def function(self) -> PciFunction:
+        """The function that is the TDI."""
+        return self.functions[0]
+
+    def __str__(self) -> str:
+        return f"{self.kind.value} {self.function.address}"
+
+
+class Vfio:
+    """Who has claimed which function."""
+
+    def __init__(self, bus: PciBus) -> None:
+        self._bus = bus
+        self._claims: dict[Bdf, Unit] = {}
+
+    def units(self) -> list[Unit]:
+        """List everything that could be assigned, were nothing claimed: devices, and functions one by one."""
+        found = []
+        for function in self._bus.functions.values():
+            device = self._device_of(function)
+            if function is device[0] and not any(other.vfs for other in device):
+                found.append(Unit(UnitKind.DEVICE, tuple(device)))
+            found.append(Unit(_KINDS[function.kind], (function,)))
+        return found
+
+    def unit(self, kind: UnitKind, address: Bdf) -> Unit:
+        """Look a unit up. Raises `Misuse`."""
+        found = [unit for unit in self.units() if unit.kind is kind and unit.function.address == address]
+        if not found:
+            raise Misuse(f"{address} is no {kind.value} now", remedy=f"there is {', '.join(map(str, self.units()))}")
+        return found[0]
+
+    def claim(self, unit: Unit, domain: Domain) -> None:
+        """Claim all functions of a unit and let them do T=0 DMA into `domain`. Raises `Misuse` if one is taken.
+
+        A PF rules its VFs, so it and they are not given to guests at the same time.
+        """
+        for function in unit.functions:
+            for other in (function, *_relatives(function)):
+                if other.address in self._claims:
+                    raise Misuse(f"{unit} cannot be claimed: {other.address} belongs to {self._claims[other.address]}")
+        for function in unit.functions:
+            self._claims[function.address] = unit
+            self._tables(function).attach(function.function_id, domain)
+            function.command(bus_master=1)
+
+    def release(self, unit: Unit) -> None:
+        """Take a unit back, reset."""
+        for function in unit.functions:
+            if self._claims.get(function.address) is not unit:
+                raise Misuse(f"{unit} is not claimed")
+        for function in unit.functions:
+            function.command(bus_master=0)
+            self._tables(function).detach(function.function_id)
+            self.reset(function)
+            del self._claims[function.address]
+
+    def reset(self, function: PciFunction) -> None:
+        """Reset one function and give it back its BARs; a locked interface goes to ERROR by this (PCIe Base 11.4.9)."""
+        express = function.capabilities.get(ExpressCapability.ID)
+        if express is None:
+            return
+        command = function.config.read(4, 2)
+        function.config.set(ExpressCapability.DEVICE_CONTROL, express, initiate_flr=1)
+        function.write_bars()
+        function.config.write(4, 2, command)
+
+    def _tables(self, function: PciFunction) -> LegacyTables:
+        return self._bus.host.legacy_tables(self._bus.host.iommu_of(function.root_port))
+
+    def _device_of(self, function: PciFunction) -> list[PciFunction]:
+        """List the physical functions of a function's device."""
+        return [
+            other
+            for other in self._bus.functions.values()
+            if other.root_port == function.root_port and other.kind is not FunctionKind.VF
+        ]
+
+
+def _relatives(function: PciFunction) -> Iterable[PciFunction]:
+    return function.vfs if function.parent is None else (function.parent,)
+
+
+_KINDS = {
+    FunctionKind.PLAIN: UnitKind.FUNCTION,
+    FunctionKind.PF: UnitKind.PF,
+    FunctionKind.VF: UnitKind.VF,
+}

@@ -1,0 +1,48 @@
+"""The VMM as a whole: bus, TSM driver, assignment, TVMs, put together from what the platform gives it.
+
+It gets the TSM's SEAMCALLs, the untrusted side of the root complex, its own view of memory, and the shared EPTs.
+Nothing here is trusted by the TSM or by a TVM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from teeio.abi import TvmToVmm, VmmToTsm
+from teeio.host.memory import VmmMemory
+from teeio.host.root_complex import HostBus
+from teeio.host.secure_ept import SharedEpt
+from teeio.host.vmm.bus import PciBus
+from teeio.host.vmm.hypercalls import Hypercalls
+from teeio.host.vmm.kvm import GuestMachine, Kvm
+from teeio.host.vmm.pci_tsm import PciTsm
+from teeio.host.vmm.vfio import Vfio
+from teeio.observe import Observer, ignore
+from teeio.tdisp.messages import LockFlags
+
+
+class Vmm:
+    """The virtual machine monitor. `lock_flags` is what it asks of LOCK_INTERFACE."""
+
+    def __init__(
+        self,
+        tsm: VmmToTsm,
+        bus: HostBus,
+        memory: VmmMemory,
+        shared_ept: Callable[[int], SharedEpt],
+        *,
+        lock_flags: LockFlags = LockFlags.NO_FW_UPDATE,
+        observer: Observer = ignore,
+    ) -> None:
+        self.memory = memory
+        self.bus = PciBus(bus)
+        self.pci_tsm = PciTsm(tsm, self.bus, memory, observer)
+        self.vfio = Vfio(self.bus)
+        self.kvm = Kvm(tsm, memory, shared_ept, self.pci_tsm, self.vfio)
+        self._lock_flags = lock_flags
+        self._observer = observer
+        bus.deliver_interrupts(self.kvm.interrupt)
+
+    def hypercalls(self, machine: GuestMachine) -> TvmToVmm:
+        """Give the hypercalls of a TVM, for the TVM alone."""
+        return Hypercalls(machine, self.kvm, self.pci_tsm, lock_flags=self._lock_flags, observer=self._observer)
