@@ -16,6 +16,7 @@ from teeio.crypto.entropy import Entropy, SeededEntropy, system_entropy
 from teeio.device.configuration import Configuration
 from teeio.device.device import Device
 from teeio.device.identity import Manufacturer, measured
+from teeio.device.models.accelerator import Accelerator
 from teeio.errors import Misuse
 from teeio.guest.accept import AssignedInterface
 from teeio.guest.attest import Verifier
@@ -28,10 +29,10 @@ from teeio.host.iommu import Iommu
 from teeio.host.memory import PhysicalMemory
 from teeio.host.root_complex import RootComplex
 from teeio.host.tdx.module import TdxModule
-from teeio.host.vmm.vmm import Vmm
 from teeio.host.vmm.kvm import GuestMachine
 from teeio.host.vmm.vfio import Unit
-from teeio.observe import Event, MessageMoved, Observer, fan_out, ignore
+from teeio.host.vmm.vmm import Vmm
+from teeio.observe import Event, MessageMoved, Observer, SecretDerived, StateChanged, fan_out, ignore
 from teeio.pcie.address import Bdf
 from teeio.spdm.device_state import DeviceMeasurements
 
@@ -139,8 +140,9 @@ class Platform:
             fan_out(listeners)(event)
 
         def told_by_device(event: Event) -> None:
-            # The TPA tells of every message that it sends and receives; the DSM would tell of each again.
-            if not isinstance(event, MessageMoved):
+            # The TPA tells of the session, its messages and secrets; the DSM would tell of each again.
+            session = isinstance(event, StateChanged) and event.subject.startswith("session")
+            if not session and not isinstance(event, MessageMoved | SecretDerived):
                 told(event)
 
         configuration = configuration or Configuration()
@@ -148,7 +150,9 @@ class Platform:
         memory = PhysicalMemory(MEMORY_SIZE, forked(entropy, "memory"), told)
         root_complex = RootComplex(memory, {0: Iommu("IOMMU 0", memory, told)}, told)
         port = root_complex.add_root_port(ROOT_PORT, 0)
-        device = Device(configuration, forked(entropy, "device"), clock(), manufacturer=manufacturer, observer=told_by_device)
+        device = Device(
+            configuration, forked(entropy, "device"), clock(), manufacturer=manufacturer, observer=told_by_device
+        )
         root_complex.fabric.attach(port, device.port, observer=told)
         module = TdxModule(memory, root_complex, forked(entropy, "TSM"), observer=told)
         vmm = Vmm(module, root_complex.vmm, memory.vmm, module.shared_ept, observer=told)
@@ -182,6 +186,16 @@ class Platform:
     def shut_down(self, guest: Guest) -> None:
         """End a TVM; its memory and what was assigned to it go back to the VMM."""
         self.vmm.kvm.destroy(guest.machine, self.now())
+
+    def use_session_key(self, function: Bdf, key: bytes) -> None:
+        """Give an accelerator function the key that it shares with its driver for protected transfers.
+
+        How driver and device agree on it (in practice in an SPDM session of their own) is outside the model.
+        """
+        model = next(found.model for found in self.device.tdis if self.device.address_of(found) == function)
+        if not isinstance(model, Accelerator):
+            raise Misuse(f"{function} is no accelerator")
+        model.use_session_key(key)
 
     def verifier(self, entropy: Entropy) -> Verifier:
         """Give what the owner of a TVM accepts: this manufacturer's device with this firmware, locked as TDX wants it.

@@ -46,7 +46,7 @@ def _lock_flags(case: Case) -> Judgement:
     no_update = case.report.info & InterfaceInfo.NO_FW_UPDATE_WHILE_LOCKED
     if flags & LockFlags.NO_FW_UPDATE and not no_update:
         problems.append("NO_FW_UPDATE was asked for, but the report says that firmware may be updated while locked")
-    return all_of(problems, f"the lock has {flags!r}")
+    return all_of(problems, f"the lock has {flags.name or 0}")
 
 
 def _tdx_lock_flags(case: Case) -> Judgement:

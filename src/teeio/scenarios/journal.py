@@ -26,6 +26,15 @@ MAX_EVENTS = 200_000
 """Events kept; a longer run still counts, but shows no more lines."""
 
 
+ENVELOPES = ("VENDOR_DEFINED_REQUEST", "VENDOR_DEFINED_RESPONSE")
+"""SPDM messages that only carry another protocol's, which is told, and counted, itself."""
+
+
+def is_envelope(event: Event) -> bool:
+    """Tell whether an event is such a message."""
+    return isinstance(event, MessageMoved) and event.name in ENVELOPES
+
+
 @dataclass(slots=True)
 class Step:
     """One step of a story: who acts, what is done, and what it took. `seconds` is None without a wall clock."""
@@ -69,7 +78,7 @@ class Journal:
         """Observe."""
         step = self._current
         if isinstance(event, MessageMoved):
-            step.messages += 1
+            step.messages += not is_envelope(event)
         elif isinstance(event, BoundaryCalled):
             step.calls += 1
         elif isinstance(event, TlpMoved):

@@ -16,6 +16,7 @@ from typing import Any
 from teeio.accelerator_interface import Operation
 from teeio.attestation import Verdict
 from teeio.crypto.entropy import Entropy
+from teeio.device.configuration import Configuration
 from teeio.guest.accept import AssignedInterface
 from teeio.guest.cost import Cost, CostMeter
 from teeio.guest.dma import ProtectedSession
@@ -86,40 +87,63 @@ def scale_add(data: bytes) -> bytes:
     return b"".join(((word * SCALE + ADDEND) & 0xFFFF_FFFF).to_bytes(4, "little") for word in words)
 
 
-def live(platform: Platform, journal: Journal, cpu_clock: Callable[[], float] | None = None) -> Life:
-    """Play the story on a fresh platform. Whatever goes wrong raises; nothing is hidden."""
+def configuration_for(unit: UnitKind) -> Configuration:
+    """Give a device that offers this unit of assignment."""
+    return Configuration(vfs=VFS if unit in (UnitKind.PF, UnitKind.VF) else 0)
+
+
+def live(
+    platform: Platform,
+    journal: Journal,
+    cpu_clock: Callable[[], float] | None = None,
+    unit: UnitKind = UnitKind.VF,
+) -> Life:
+    """Play the story on a fresh platform. Whatever goes wrong raises; nothing is hidden.
+
+    Today's path runs on a second VF beside the trusted one, or, where there is none, on the function itself once it is stopped.
+    """
     life = Life()
     vmm = platform.vmm
-    pf = enumerate_device(platform, journal)
+    pf = enumerate_device(platform, journal, VFS if unit is UnitKind.VF else 0)
     before = platform.memory.accounting()
     with connecting(platform, journal):
         vmm.pci_tsm.connect(pf, platform.now())
-    with journal.step("VMM", "assign VF 0 to a TVM for trusted use, VF 1 as today") as step:
-        units = [vmm.vfio.unit(UnitKind.VF, vf.address) for vf in pf.vfs[:2]]
-        guest = platform.launch("TVM", units[0])
-        vmm.kvm.assign(guest.machine, units[1])
-        step.note = f"TVM with {len(guest.machine.private)} private pages, {units[0]} and {units[1]}"
+    trusted, untrusted = (*pf.vfs, pf, pf)[:2]
+    with journal.step("VMM", f"assign a {unit.value} to a TVM") as step:
+        guest = platform.launch("TVM", vmm.vfio.unit(unit, trusted.address))
+        if untrusted is not trusted:
+            vmm.kvm.assign(guest.machine, vmm.vfio.unit(unit, untrusted.address))
+        step.note = f"{trusted.address}, TVM with {len(guest.machine.private)} pages of private memory"
     interface = bring_up(platform, journal, guest)
-    life.tdi, life.verdict = f"TDI {pf.vfs[0].address}", interface.verdict
+    life.tdi, life.verdict = f"TDI {trusted.address}", interface.verdict
     life.data_paths.append(_work_trusted(platform, journal, guest, interface, cpu_clock))
-    life.data_paths.append(_work_as_today(platform, journal, guest, cpu_clock))
+    if untrusted is not trusted:
+        life.data_paths.append(_work_as_today(platform, journal, guest, untrusted, cpu_clock))
     with journal.step("TVM", "STOP_INTERFACE: the device scrubs, mappings go"):
         interface.unlock(platform.now())
-    with journal.step("VMM", "end the TVM, stop the stream, end the session"):
+    if untrusted is trusted:
+        life.data_paths.append(_work_as_today(platform, journal, guest, untrusted, cpu_clock))
+    with journal.step("VMM", "end the TVM, stop the stream, end the session") as step:
         platform.shut_down(guest)
         vmm.pci_tsm.disconnect(pf, platform.now())
-    life.pages_returned = platform.memory.accounting() == before
-    life.streams_returned = not vmm.pci_tsm.connections and not platform.device.responder.sessions
+        life.pages_returned = platform.memory.accounting() == before
+        life.streams_returned = not vmm.pci_tsm.connections and not platform.device.responder.sessions
+        step.note = (
+            "every page and stream is back" if life.pages_returned and life.streams_returned else "something is missing"
+        )
     life.tdi_states = journal.states(life.tdi)
     return life
 
 
-def enumerate_device(platform: Platform, journal: Journal) -> PciFunction:
-    """Let the VMM find the device in configuration space, place its BARs and enable its VFs."""
-    with journal.step("VMM", "enumerate: DOE, IDE, TEE-IO found, BARs placed, VFs enabled") as step:
+def enumerate_device(platform: Platform, journal: Journal, vfs: int = VFS) -> PciFunction:
+    """Let the VMM find the device in configuration space, place its BARs and enable VFs."""
+    with journal.step(
+        "VMM", "enumerate: DOE, IDE, TEE-IO found, BARs placed" + (", VFs enabled" if vfs else "")
+    ) as step:
         bus = platform.vmm.bus
         (pf,) = bus.enumerate()
-        bus.enable_vfs(pf, VFS)
+        if vfs:
+            bus.enable_vfs(pf, vfs)
         step.note = f"{pf.address} and {len(pf.vfs)} VFs, {len(pf.extended)} extended capabilities"
     return pf
 
@@ -174,14 +198,18 @@ def _work_trusted(
 
 
 def _work_as_today(
-    platform: Platform, journal: Journal, guest: Guest, cpu_clock: Callable[[], float] | None
+    platform: Platform,
+    journal: Journal,
+    guest: Guest,
+    function: PciFunction,
+    cpu_clock: Callable[[], float] | None,
 ) -> DataPath:
     with journal.step("TVM", "the same work as today: T=0, encrypt, copy out, copy in, decrypt") as step:
         meter = CostMeter(cpu_clock or no_cpu_clock)
         # As if agreed in the driver's own SPDM session with the device; how is outside this story.
         key = forked(platform.entropy, "driver session")(32)
-        platform.device.vfs[1].model.use_session_key(key)
-        driver, dma = guest.driver(guest.functions()[1], meter, session=ProtectedSession(key))
+        platform.use_session_key(function.address, key)
+        driver, dma = guest.driver(guest.functions()[-1], meter, session=ProtectedSession(key))
         correct = _compute(platform, guest, driver.run, forked(platform.entropy, "work"))
         driver.remove(platform.now())
         dma.close(platform.now())
@@ -193,9 +221,7 @@ def _compute(platform: Platform, guest: Guest, run: Callable[..., None], entropy
     data = entropy(WORK_SIZE)
     source, result = guest.tvm.allocate(WORK_SIZE), guest.tvm.allocate(WORK_SIZE)
     source.write(0, data)
-    run(
-        Operation.SCALE_ADD, source.gpa, WORK_SIZE, result.gpa, platform.now(), scale=SCALE, addend=ADDEND
-    )
+    run(Operation.SCALE_ADD, source.gpa, WORK_SIZE, result.gpa, platform.now(), scale=SCALE, addend=ADDEND)
     correct = result.read(0, WORK_SIZE) == scale_add(data)
     for region in (source, result):
         guest.tvm.free(region, platform.now())

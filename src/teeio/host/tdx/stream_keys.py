@@ -16,7 +16,7 @@ from teeio.flow import Flow
 from teeio.host.key_unit import KeyUnit, partner_slot
 from teeio.host.tdx.tpa import drawn
 from teeio.ide_km import flows
-from teeio.ide_km.messages import KEY_SIZE, Direction, KeySet, KeySlot, key_slots
+from teeio.ide_km.messages import KEY_SIZE, Direction, KeySet, KeySlot, key_name, key_slots
 from teeio.observe import Observer, SecretDerived, ignore
 
 PORT_INDEX = 0
@@ -68,8 +68,7 @@ def _program(ends: StreamEnds, key_set: KeySet) -> Flow[None]:
     for direction in Direction:
         for slot in key_slots(key_set, direction):
             keys[slot] = drawn(ends.entropy, KEY_SIZE)
-            name = f"stream {ends.stream_id} {key_set.name} device {direction.name} {slot.sub_stream.name}"
-            ends.observer(SecretDerived("ide_key", name, keys[slot]))
+            ends.observer(SecretDerived("ide_key", key_name(ends.stream_id, PORT_INDEX, slot), keys[slot]))
     if len(set(keys.values())) != len(keys):
         raise Reject(Status.RND_NO_ENTROPY, "two of the drawn keys are equal")
     yield from flows.program_keys(PORT_INDEX, ends.stream_id, keys)

@@ -26,6 +26,10 @@ MAX_ROUNDS = 4096
 """Data objects of one call at most."""
 
 
+POLLS = 1000
+"""Looks at a mailbox until its device counts as silent. A device in this process has answered at the first."""
+
+
 class Mailbox:
     """The DOE mailbox of a DSM."""
 
@@ -37,7 +41,7 @@ class Mailbox:
         self._base = base
         self._observer = observer
         self._name = f"device {function.address}"
-        found = doe.discover(self._config.read, self._config.write, base)
+        found = doe.discover(self._config.read, self._config.write, base, polls=POLLS)
         missing = {doe.SPDM, doe.SECURED_SPDM} - set(found)
         if missing:
             raise Incompatible(f"the DOE mailbox of {function.address} carries no SPDM: it lists {found}")
@@ -46,7 +50,7 @@ class Mailbox:
         """Take a data object to the device and give its answer; empty if there is none."""
         self._observer(FrameMoved("VMM", self._name, data_object, now))
         try:
-            answer = doe.exchange(self._config.read, self._config.write, self._base, data_object)
+            answer = doe.exchange(self._config.read, self._config.write, self._base, data_object, polls=POLLS)
         except TransportError as error:
             self._observer(Refused(self._name, "a data object", str(error)))
             return b""
