@@ -76,11 +76,12 @@ def connect(
             anchors=_anchors(anchor or []),
             at_time=time.time(),
         )
+        settings = Settings(versions=_versions(versions))
         recording = Recording(keylog, pcap, transport)
         with recording, PlatformPortClient(host, port, transport.type, timeout=timeout) as client:
             requester = Requester(
                 transport.binding,
-                Settings(versions=_versions(versions)),
+                settings,
                 system_entropy,
                 recording,
                 peer=f"{host}:{port}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cache
+from typing import Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -23,8 +24,8 @@ _FIELD_OF = {Dhe.FFDHE_2048: (2048, 560316), Dhe.FFDHE_3072: (3072, 2625351), Dh
 _FFDHE_EXPONENT_SIZE = 56
 """Bytes of a private exponent: twice the strength of the largest group, with room (RFC 7919 section 5.2)."""
 
-_KEM_KEYS = {Kem.ML_KEM_768: mlkem.MLKEM768PrivateKey, Kem.ML_KEM_1024: mlkem.MLKEM1024PrivateKey}
-_KEM_PUBLIC = {Kem.ML_KEM_768: mlkem.MLKEM768PublicKey, Kem.ML_KEM_1024: mlkem.MLKEM1024PublicKey}
+_KEM_KEYS: dict[Kem, Any] = {Kem.ML_KEM_768: mlkem.MLKEM768PrivateKey, Kem.ML_KEM_1024: mlkem.MLKEM1024PrivateKey}
+_KEM_PUBLIC: dict[Kem, Any] = {Kem.ML_KEM_768: mlkem.MLKEM768PublicKey, Kem.ML_KEM_1024: mlkem.MLKEM1024PublicKey}
 
 DHE_IMPLEMENTED = Dhe(sum(_CURVE_OF) + sum(_FIELD_OF))
 """Groups that `exchange_for` makes."""
@@ -121,12 +122,12 @@ class KemExchange(KeyExchange):
     @property
     def exchange_data(self) -> bytes:
         """The encapsulation key."""
-        return self._key.public_key().public_bytes_raw()
+        return bytes(self._key.public_key().public_bytes_raw())
 
     def agree(self, peer_exchange_data: bytes) -> bytes:
         """Open the ciphertext; a wrong one gives a secret that nobody else has."""
         try:
-            return self._key.decapsulate(peer_exchange_data)
+            return bytes(self._key.decapsulate(peer_exchange_data))
         except ValueError as error:
             raise AuthenticationFailed(f"the peer's ciphertext is not of {self._kem.name}: {error}") from None
 
@@ -148,6 +149,7 @@ def encapsulate(kem: Kem, encapsulation_key: bytes) -> tuple[bytes, bytes]:
     The randomness is the library's own: encapsulation cannot be made to repeat.
     """
     try:
-        return _KEM_PUBLIC[kem].from_public_bytes(encapsulation_key).encapsulate()
+        secret, ciphertext = _KEM_PUBLIC[kem].from_public_bytes(encapsulation_key).encapsulate()
     except ValueError as error:
         raise AuthenticationFailed(f"the peer's encapsulation key is not of {kem.name}: {error}") from None
+    return bytes(secret), bytes(ciphertext)

@@ -102,7 +102,7 @@ class Tvm:
         initial: Sequence[AddressRange] = (),
         huge_pages: bool = False,
         ecam: int = 0xE000_0000,
-        halt: Callable[[], None] = lambda: None,
+        halt: Callable[[], object] = lambda: None,
         observer: Observer = ignore,
     ) -> None:
         if memory.base % PAGE_SIZE or memory.limit % PAGE_SIZE or not 0 <= memory.base < memory.limit <= GPA_SHARED_BIT:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from teeio.crypto.algorithms import BaseAsym, BaseHash, MeasurementHash
+from teeio.crypto.algorithms import BaseHash, MeasurementHash
 from teeio.crypto.certificates import chain_structure
 from teeio.crypto.kdf import digest
-from teeio.crypto.keys import SigningKey
+from teeio.crypto.keys import Asym, SigningKey
 from teeio.spdm.constants import SummaryType
 from teeio.spdm.messages import MeasurementBlock, MeasurementType
 
@@ -32,7 +32,7 @@ class Identity:
     slots: Mapping[int, Slot]
 
     @property
-    def algorithm(self) -> BaseAsym:
+    def algorithm(self) -> Asym:
         """The signature algorithm of all slots."""
         return next(iter(self.slots.values())).key.algorithm
 

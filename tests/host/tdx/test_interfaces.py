@@ -17,7 +17,8 @@ from teeio.abi import tdcalls as g
 from teeio.abi.operands import AUTHORITY, PAGE_SIZE, Actor, DevifOperation, LockParameters, PageLevel
 from teeio.abi.statuses import Status
 from teeio.host.tdx.interface import MAX_NONCES, OPERATION_STATES
-from teeio.tdisp.messages import DeviceInterfaceReport, InterfaceInfo, InterfaceState
+from teeio.tdisp.messages import DeviceInterfaceReport, InterfaceInfo, InterfaceState, RangeAttributes
+from teeio.tdisp.messages import LockParameters as TdispLockParameters
 from teeio.tdisp.states import Event
 
 LOCK = LockParameters(1)
@@ -356,15 +357,10 @@ def test_a_device_that_refuses_the_start_loses_its_lock(guest: Guest) -> None:
 
 def test_a_state_the_tsm_did_not_bring_about_is_not_believed(guest: Guest) -> None:
     bring_to(guest, InterfaceState.CONFIG_UNLOCKED)
-    guest.tdi.interface.lock(guest.host.device.dsm.ide_km.owner, guest_lock(guest), lambda size: bytes(size))
+    parameters = TdispLockParameters(default_stream_id=guest.host.connection.stream.stream_id)
+    guest.tdi.interface.lock(guest.host.device.dsm.ide_km.owner, parameters, bytes)
     assert drive(guest, DevifOperation.STATE).state == InterfaceState.ERROR
     assert drive(guest, DevifOperation.STOP).state == InterfaceState.CONFIG_UNLOCKED
-
-
-def guest_lock(guest: Guest) -> Any:
-    from teeio.tdisp.messages import LockParameters as Parameters
-
-    return Parameters(default_stream_id=guest.host.connection.stream.stream_id)
 
 
 @pytest.mark.parametrize("operation", [DevifOperation.LOCK, DevifOperation.START, DevifOperation.STOP])
@@ -412,7 +408,7 @@ def test_mmio_is_accepted_as_reported_or_not_at_all(guest: Guest) -> None:
     lock = bring_to(guest, InterfaceState.CONFIG_LOCKED)
     assert accept(guest, lock) is Status.MMIO_REPORT_MISMATCH, "no report yet"
     report: DeviceInterfaceReport = guest.report(lock)
-    non_tee = next(index for index, part in enumerate(report.ranges) if part.attributes)
+    non_tee = next(index for index, part in enumerate(report.ranges) if part.attributes & RangeAttributes.IS_NON_TEE_MEM)
     for changes, status in (
         ({"bind_session_id": lock + 1}, Status.DEVIF_BIND_SESSION_MISMATCH),
         ({"range_index": 99}, Status.MMIO_REPORT_MISMATCH),

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
@@ -31,15 +30,10 @@ from teeio.crypto.certificates.extensions import (
     spdm_extension,
 )
 from teeio.crypto.entropy import Entropy
-from teeio.crypto.keys import PublicKey, SigningKey, hash_algorithm
+from teeio.crypto.keys import HashAlgorithm, PublicKey, SigningKey, hash_algorithm
 
 Extension: TypeAlias = tuple[x509.ExtensionType, bool]
 """An extension and whether it is critical."""
-
-_SignatureHash: TypeAlias = (
-    hashes.SHA256 | hashes.SHA384 | hashes.SHA512 | hashes.SHA3_256 | hashes.SHA3_384 | hashes.SHA3_512
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Validity:
@@ -127,8 +121,8 @@ class Authority:
         signed = builder.sign(self.key.key, self._hash(), ecdsa_deterministic=True)
         return signed.public_bytes(Encoding.DER)
 
-    def _hash(self) -> _SignatureHash:
-        return cast(_SignatureHash, hash_algorithm(self.base_hash))
+    def _hash(self) -> HashAlgorithm:
+        return hash_algorithm(self.base_hash)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,90 @@
+"""connect, bind, unbind, disconnect at the VMM: repeated, refused, failing half-way, with devices that lie or are silent."""
+
+from __future__ import annotations
+
+import pytest
+from host_machine import NOW, Guest, Host
+
+from teeio.abi import Result
+from teeio.abi.operands import DevifOperation
+from teeio.abi.statuses import Status
+from teeio.errors import Incompatible, Misuse, TransportError
+from teeio.host.vmm.mailbox import MAX_ROUNDS, Mailbox
+from teeio.pcie import doe
+from teeio.tdisp.messages import InterfaceState
+
+
+def test_a_device_without_the_means_is_not_connected() -> None:
+    host = Host(connect=False)
+    host.pf.extended.pop(0x30)
+    host.pf.capabilities.pop(0x10)
+    with pytest.raises(Incompatible, match="is no DSM"):
+        host.vmm.pci_tsm.connect(host.pf, NOW)
+    with pytest.raises(Incompatible, match="is no DSM"):
+        host.vmm.pci_tsm.connect(host.vfs[0], NOW)
+    host.device.mailbox.protocols = (doe.DISCOVERY,)
+    with pytest.raises(Incompatible, match="carries no SPDM"):
+        Mailbox(host.pf)
+    with pytest.raises(Misuse, match="is not connected"):
+        host.vmm.pci_tsm.disconnect(host.pf, NOW)
+    with pytest.raises(Misuse, match="not connected"):
+        host.vmm.pci_tsm.bind(host.vfs[0], 0)
+    assert host.memory.accounting() == host.before
+
+
+def test_binding_twice_is_fine_for_the_same_tvm_only() -> None:
+    host = Host()
+    one, two = Guest(host, "one", 0), Guest(host, "two", 1)
+    tsm = host.vmm.pci_tsm
+    binding = tsm.bind(one.function, one.machine.tdr)
+    assert tsm.bind(one.function, one.machine.tdr) is binding
+    with pytest.raises(Misuse, match="another TVM"):
+        tsm.bind(one.function, two.machine.tdr)
+    assert tsm.is_bound(one.function)
+    assert not tsm.is_bound(two.function)
+    with pytest.raises(Misuse, match="is not bound"):
+        tsm.guest_req(two.function, DevifOperation.STATE, NOW)
+    two.bring_up()
+    host.vmm.pci_tsm.disconnect(host.pf, NOW)
+    assert not host.module.records.devifs, "disconnect unbinds all"
+    assert two.tdi.state is InterfaceState.CONFIG_UNLOCKED
+
+
+def test_a_device_that_falls_silent_is_taken_away_all_the_same() -> None:
+    host = Host()
+    guest = Guest(host)
+    guest.bring_up()
+    host.device.mailbox.handler = lambda data_object: None
+    guest.unbind().require("TDCM.UNBIND")
+    assert not host.port.ide.is_secure(1), "its stream is blocked"
+    assert guest.tdi.state is InterfaceState.ERROR
+    host.vmm.kvm.destroy(guest.machine, NOW)
+    host.vmm.pci_tsm.disconnect(host.pf, NOW)
+    assert host.memory.accounting() == host.before
+    assert not host.module.records.contexts
+    host.check_declared()
+
+
+def test_the_pump_waits_and_gives_up_in_the_end() -> None:
+    host = Host(connect=False)
+    mailbox = Mailbox(host.pf)
+    times: list[float] = []
+
+    def waiting(response: bytes | None, now: float) -> Result[int]:
+        times.append(now)
+        if now < NOW + 3:
+            return Result(Status.INTERRUPTED_RESUMABLE, resume_at=now + 1)
+        return Result(Status.SUCCESS, 7)
+
+    assert mailbox.pump(waiting, NOW).require("call") == 7
+    assert times == [NOW, NOW + 1, NOW + 2, NOW + 3]
+    rounds = 0
+
+    def endless(response: bytes | None, now: float) -> Result[int]:
+        nonlocal rounds
+        rounds += 1
+        return Result(Status.INTERRUPTED_RESUMABLE, resume_at=now)
+
+    with pytest.raises(TransportError, match="is not done"):
+        mailbox.pump(endless, NOW)
+    assert rounds == MAX_ROUNDS
