@@ -18,9 +18,9 @@ from teeio.host.root_complex import RootComplex
 from teeio.host.tdx.module import TdxModule
 from teeio.host.vmm.bus import PciFunction
 from teeio.host.vmm.guest_function import GuestFunction, guest_address
-from teeio.host.vmm.vmm import Vmm
 from teeio.host.vmm.kvm import GuestMachine
 from teeio.host.vmm.vfio import UnitKind
+from teeio.host.vmm.vmm import Vmm
 from teeio.observe import BoundaryCalled, Event, Observer, Refused, fan_out
 from teeio.pcie.address import Bdf
 from teeio.tdisp.messages import PAGE_SIZE, DeviceInterfaceReport, RangeAttributes
@@ -128,10 +128,18 @@ class Guest:
 class Host:
     """The host. Keyword arguments are those of the device's `Configuration`."""
 
-    def __init__(self, *, vfs: int = 2, connect: bool = True, observer: Observer | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        vfs: int = 2,
+        connect: bool = True,
+        memory_size: int = MEMORY,
+        observer: Observer | None = None,
+        **options: Any,
+    ) -> None:
         self.events: list[Event] = []
         told = self.events.append if observer is None else fan_out([self.events.append, observer])
-        self.memory = PhysicalMemory(MEMORY, SeededEntropy(b"memory"), told)
+        self.memory = PhysicalMemory(memory_size, SeededEntropy(b"memory"), told)
         self.iommu = Iommu("iommu0", self.memory, told)
         self.root_complex = RootComplex(self.memory, {0: self.iommu}, told)
         self.port = self.root_complex.add_root_port(ROOT_PORT, 0)

@@ -63,7 +63,11 @@ def test_the_same_entropy_gives_the_same_device() -> None:
 
 def test_the_leaf_certifies_the_measured_firmware() -> None:
     manufacture = Manufacture(info=DeviceInfo("acme", "card", "9"), firmware=Firmware(image=b"other", svn=9))
-    slot = Manufacturer.found(manufacture.info, SeededEntropy(b"i"), NOW).certify(manufacture)[BaseAsym.ECDSA_P384].slots[0]
+    slot = (
+        Manufacturer.found(manufacture.info, SeededEntropy(b"i"), NOW)
+        .certify(manufacture)[BaseAsym.ECDSA_P384]
+        .slots[0]
+    )
     info = tcb_info(load_certificate(slot.certificates[-1]))
     contents = {item.index: item.content for item in measured(manufacture)}
     assert info is not None

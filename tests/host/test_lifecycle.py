@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from host_machine import MEMORY, NOW, Guest, Host
 
+from host_machine import MEMORY, NOW, Guest, Host
 from teeio.abi import hypercalls as v
 from teeio.abi import tdcalls as g
 from teeio.abi.operands import GPA_SHARED_BIT, PAGE_SIZE, DevifOperation
@@ -152,7 +152,7 @@ def test_untrusted_use_reaches_shared_memory_only(host: Host) -> None:
     guest.vmm.tdvmcall_map_gpa(v.TdvmcallMapGpa(gpa=SOURCE, size=PAGE_SIZE, shared=True), NOW).require("share")
     assert guest.processor.load(SOURCE | GPA_SHARED_BIT, 8) == bytes(8), "nothing private is left in it"
     guest.processor.store(SOURCE | GPA_SHARED_BIT, SECRET)
-    write(guest, AcceleratorRegisters.ERROR, shared=True, code=0xFF)
+    host.vmm.vfio.reset(guest.function)
     assert work(guest, shared=True, bit=GPA_SHARED_BIT).status is Result.DONE
     assert guest.processor.load(TARGET | GPA_SHARED_BIT, 16) == SECRET[:16]
 
@@ -271,7 +271,7 @@ def test_a_whole_device_is_a_unit_too() -> None:
     hypercalls.tdcm_bind(v.TdcmBind(function_id=host.pf.function_id), NOW).require("bind")
     assert host.device.tdi(host.pf.address).state is InterfaceState.CONFIG_LOCKED
     hypercalls.tdcm_unbind(v.TdcmUnbind(function_id=host.pf.function_id), NOW).require("unbind")
-    host.vmm.pci_tsm.disconnect(host.pf, NOW)
     host.vmm.kvm.destroy(machine, NOW)
+    assert not host.vmm.pci_tsm.connections, "the reset of its DSM disconnects the device"
     assert host.memory.accounting() == host.before
     host.check_declared()

@@ -165,7 +165,9 @@ def test_a_stream_is_secure_with_all_keys_ready_and_enabled(bench: Bench) -> Non
         for slot in key_slots(KeySet.K0, direction):
             assert not unit.is_secure(STREAM)
             assert unit.program(STREAM, slot, bytes([next(keys)]) * 32) is None
-    assert unit.program(STREAM, key_slots(KeySet.K1, Direction.RX)[0], bytes([1]) * 32) == "the key was installed before"
+    assert (
+        unit.program(STREAM, key_slots(KeySet.K1, Direction.RX)[0], bytes([1]) * 32) == "the key was installed before"
+    )
     assert unit.program(STREAM + 1, key_slots(KeySet.K0, Direction.RX)[0], bytes(32)) is not None
     assert unit.set_go(STREAM, KeySet.K0, Direction.RX)
     assert not unit.set_go(STREAM, KeySet.K1, Direction.RX)

@@ -75,9 +75,11 @@ class Ingress:
     It is the root port's `HostBridge`.
     """
 
-    def __init__(self, iommu: Iommu, memory: PhysicalMemory, observer: Observer) -> None:
+    def __init__(
+        self, iommu: Iommu, memory: PhysicalMemory, interrupts: InterruptSink, observer: Observer = ignore
+    ) -> None:
         self.iommu = iommu
-        self.interrupts: InterruptSink = _nobody
+        self._interrupts = interrupts
         self._memory = memory
         self._views: dict[OwnerId, MemoryView] = {}
         self._observer = observer
@@ -125,7 +127,7 @@ class Ingress:
         if t_bit or len(data) != 4:
             self._refuse(f"interrupt with T={int(t_bit)} by {Bdf.of(requester_id)}", "TDX Connect: no trusted MSI-X")
             return CompletionStatus.UR
-        self.interrupts(Interrupt(requester_id, address, int.from_bytes(data, "little")))
+        self._interrupts(Interrupt(requester_id, address, int.from_bytes(data, "little")))
         return CompletionStatus.SC
 
     def _aborted(self, requester_id: int, error: MemoryPoisoned) -> Reply:
@@ -156,7 +158,7 @@ class RootComplex:
         self.key_units: dict[int, KeyUnit] = {}
         self._memory = memory
         self._observer = observer
-        self._ingresses: list[Ingress] = []
+        self._sink: InterruptSink = _nobody
         self.vmm = HostBus(self)
 
     def add_root_port(
@@ -170,10 +172,9 @@ class RootComplex:
             [ExpressCapability(PortType.ROOT_PORT)],
             [AerCapability(), IdeCapability(selective=streams, address_blocks=1)],
         )
-        ingress = Ingress(self.iommus[iommu_id], self._memory, self._observer)
+        ingress = Ingress(self.iommus[iommu_id], self._memory, lambda one: self._sink(one), self._observer)
         port = RootPort(ingress, function, config, name=name, observer=self._observer)
         self.fabric.add(port)
-        self._ingresses.append(ingress)
         self.key_units[function.requester_id] = KeyUnit(port, iommu_id)
         return port
 
@@ -192,8 +193,7 @@ class RootComplex:
 
     def deliver_interrupts(self, sink: InterruptSink) -> None:
         """Send all interrupts to `sink` from now on."""
-        for ingress in self._ingresses:
-            ingress.interrupts = sink
+        self._sink = sink
 
 
 class HostBus:

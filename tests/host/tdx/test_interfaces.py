@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from host_machine import NOW, Guest, Host
 
+from host_machine import NOW, Guest, Host
 from teeio.abi import CallRefused
 from teeio.abi import device_seamcalls as d
 from teeio.abi import hypercalls as v
@@ -17,6 +17,7 @@ from teeio.abi import tdcalls as g
 from teeio.abi.operands import AUTHORITY, PAGE_SIZE, Actor, DevifOperation, LockParameters, PageLevel
 from teeio.abi.statuses import Status
 from teeio.host.tdx.interface import MAX_NONCES, OPERATION_STATES
+from teeio.pcie.doe import SPDM, encode_object
 from teeio.tdisp.messages import DeviceInterfaceReport, InterfaceInfo, InterfaceState, RangeAttributes
 from teeio.tdisp.messages import LockParameters as TdispLockParameters
 from teeio.tdisp.states import Event
@@ -177,9 +178,7 @@ def test_every_operation_of_the_tvm_in_every_state(host: Host, state: InterfaceS
             assert result.status is Status.SUCCESS
         else:
             error = state is InterfaceState.ERROR
-            assert result.status is (
-                Status.DEVIF_TDISP_ERROR_STATE if error else Status.DEVIF_TDISP_INVALID_STATE
-            )
+            assert result.status is (Status.DEVIF_TDISP_ERROR_STATE if error else Status.DEVIF_TDISP_INVALID_STATE)
 
 
 @pytest.mark.parametrize(
@@ -389,6 +388,19 @@ def test_an_answer_that_is_lost_leaves_no_trust(operation: DevifOperation) -> No
     host.check_declared()
 
 
+def test_an_unprotected_error_is_not_the_devices_word() -> None:
+    """Anybody on the way can say SPDM ERROR; its code 04h is not TDISP's INVALID_INTERFACE_STATE."""
+    host = Host()
+    guest = Guest(host)
+    bring_to(guest, InterfaceState.CONFIG_LOCKED)
+    assert request(guest, DevifOperation.STOP).pending
+    forged = encode_object(SPDM, bytes([0x13, 0x7F, 0x04, 0x00]))
+    call = d.TdhDevifResponse(function_id=guest.function_id, response=forged)
+    assert host.module.tdh_devif_response(call, NOW).status is Status.SPDM_FAILED
+    assert guest.info().state == InterfaceState.ERROR
+    host.check_declared()
+
+
 # -- MMIO and DMA -----------------------------------------------------------------------------------------------------
 
 
@@ -408,7 +420,9 @@ def test_mmio_is_accepted_as_reported_or_not_at_all(guest: Guest) -> None:
     lock = bring_to(guest, InterfaceState.CONFIG_LOCKED)
     assert accept(guest, lock) is Status.MMIO_REPORT_MISMATCH, "no report yet"
     report: DeviceInterfaceReport = guest.report(lock)
-    non_tee = next(index for index, part in enumerate(report.ranges) if part.attributes & RangeAttributes.IS_NON_TEE_MEM)
+    non_tee = next(
+        index for index, part in enumerate(report.ranges) if part.attributes & RangeAttributes.IS_NON_TEE_MEM
+    )
     for changes, status in (
         ({"bind_session_id": lock + 1}, Status.DEVIF_BIND_SESSION_MISMATCH),
         ({"range_index": 99}, Status.MMIO_REPORT_MISMATCH),
@@ -423,7 +437,10 @@ def test_mmio_is_accepted_as_reported_or_not_at_all(guest: Guest) -> None:
         ({"gpa": guest.bar(0) + PAGE_SIZE}, Status.MMIO_REPORT_MISMATCH),
         ({"gpa": 0x10_0000_0000}, Status.EPT_WALK_FAILED),
         ({"level": PageLevel.PAGE_2M}, Status.OPERAND_INVALID),
-        ({"range_index": 1, "gpa": guest.bar(0) + PAGE_SIZE, "page_offset": 1, "count": 2}, Status.MMIO_REPORT_MISMATCH),
+        (
+            {"range_index": 1, "gpa": guest.bar(0) + PAGE_SIZE, "page_offset": 1, "count": 2},
+            Status.MMIO_REPORT_MISMATCH,
+        ),
     ):
         assert accept(guest, lock, **changes) is status, changes
     assert accept(guest, lock) is Status.SUCCESS

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from host_machine import MEMORY, NOW, ROOT_PORT, Guest, Host
 
+from host_machine import MEMORY, NOW, ROOT_PORT, Guest, Host
 from teeio.abi import CallRefused, Result
 from teeio.abi import device_seamcalls as d
 from teeio.abi import memory_seamcalls as m
@@ -62,11 +62,17 @@ class Unconnected:
         return self.module.tdh_spdm_connect(d.TdhSpdmConnect(spdm_id=self.spdm_id, response=response), NOW)
 
 
+@pytest.fixture(scope="module")
+def _bench() -> Unconnected:
+    return Unconnected()
+
+
 @pytest.fixture
-def bench() -> Iterator[Unconnected]:
-    made = Unconnected()
-    yield made
-    made.host.check_declared()
+def bench(_bench: Unconnected) -> Iterator[Unconnected]:
+    """A context without a session, with nothing under way."""
+    yield _bench
+    _bench.module.records.contexts[_bench.spdm_id].agent.abandon()
+    _bench.host.check_declared()
 
 
 # -- contexts and the pump --------------------------------------------------------------------------------------------
@@ -131,7 +137,16 @@ def test_what_needs_a_session_is_refused_without_one(bench: Unconnected) -> None
     assert module.tdh_spdm_disconnect(disconnect, NOW).status is Status.SPDM_SESSION_NOT_PRESENT
     for unknown in (0, spdm_id + 1):
         assert module.tdh_spdm_delete(d.TdhSpdmDelete(spdm_id=unknown)).status is Status.OPERAND_INVALID
-    assert len(module.tdh_spdm_delete(d.TdhSpdmDelete(spdm_id=spdm_id)).require("delete").pages) == 1
+
+
+def test_a_context_is_deleted_with_its_pages() -> None:
+    bench = Unconnected()
+    call = d.TdhSpdmDelete(spdm_id=bench.spdm_id)
+    bench.connect_call()
+    (page,) = bench.module.tdh_spdm_delete(call).require("delete").pages
+    bench.vmm.free(page)
+    assert bench.module.tdh_spdm_delete(call).status is Status.OPERAND_INVALID
+    assert bench.connect_call(b"late").status is Status.OPERAND_INVALID
 
 
 def test_a_failed_connect_is_undone() -> None:
@@ -292,7 +307,9 @@ def test_keys_are_set_up_once_and_stopped_once() -> None:
         ).status
 
     assert run(KmOperation.SETUP) is Status.OPERAND_INVALID
-    assert km(d.TdhIdeStreamKm(**stream, operation=KmOperation.STOP, response=b"?"), NOW).status is Status.OPERAND_INVALID
+    assert (
+        km(d.TdhIdeStreamKm(**stream, operation=KmOperation.STOP, response=b"?"), NOW).status is Status.OPERAND_INVALID
+    )
     host.connection.stream.disable()
     assert run(KmOperation.STOP) is Status.SUCCESS
     assert run(KmOperation.STOP) is Status.OPERAND_INVALID

@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import combinations
 
 import pytest
-from host_machine import ROOT_PORT, Host
 
+from host_machine import ROOT_PORT, Host
 from teeio.abi.operands import PRIVATE_MMIO_BASE, AddressRange
 from teeio.errors import Misuse, TransportError
 from teeio.host.root_complex import DEVICE_MEMORY

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from host_machine import NOW, RAM, Guest, Host
 
+from host_machine import NOW, RAM, Guest, Host
 from teeio.abi import hypercalls as v
+from teeio.abi import tdcalls as g
 from teeio.abi.operands import GPA_SHARED_BIT, PAGE_SIZE, PageLevel
 from teeio.abi.statuses import HypercallError, TdcmStatus
-from teeio.abi import tdcalls as g
 from teeio.errors import Misuse
 from teeio.host.memory import SHARED
 from teeio.host.root_complex import ECAM, Interrupt
@@ -20,9 +21,19 @@ from teeio.pcie.address import Bdf
 PLACE = ECAM.base + (Bdf(0, 0, 1, 0).requester_id << 12)
 
 
-@pytest.fixture
-def host() -> Host:
+@pytest.fixture(scope="module")
+def _host() -> Host:
     return Host(connect=False)
+
+
+@pytest.fixture
+def host(_host: Host) -> Iterator[Host]:
+    """A host without a connected device; afterwards all TVMs are gone and all that was lent is back."""
+    yield _host
+    for machine in list(_host.vmm.kvm.machines.values()):
+        _host.vmm.kvm.destroy(machine, NOW)
+    assert _host.memory.accounting() == _host.before
+    _host.check_declared()
 
 
 @pytest.fixture
@@ -71,14 +82,19 @@ def test_a_creation_that_fails_leaves_nothing(host: Host, image: dict[int, bytes
 
 
 def test_huge_pages_are_used_where_they_fit_and_are_not_split() -> None:
-    host = Host(connect=False, vfs=0)
-    from teeio.crypto.entropy import SeededEntropy
-    from teeio.host.memory import PhysicalMemory
-
-    assert PhysicalMemory(PAGE_SIZE, SeededEntropy(b"x")).size == PAGE_SIZE
-    huge = PageLevel.PAGE_2M.size
-    with pytest.raises(Misuse):
-        host.vmm.kvm.create("larger than the memory", 2 * huge, huge_pages=True)
+    large = PageLevel.PAGE_2M
+    host = Host(connect=False, vfs=0, memory_size=4 * large.size)
+    machine = host.vmm.kvm.create("guest", 2 * large.size + PAGE_SIZE, {0: b"image"}, huge_pages=True)
+    levels = [level for _, level in sorted(machine.private.items())]
+    assert levels == [PageLevel.PAGE_4K] * 512 + [large, PageLevel.PAGE_4K]
+    tsm = host.module.guest(machine.tdr)
+    tsm.tdg_mem_page_accept(g.TdgMemPageAccept(gpa=large.size, level=large)).require("accept")
+    processor = host.module.processor(machine.tdr)
+    processor.store(2 * large.size - 8, b"12345678")
+    with pytest.raises(Misuse, match="pages of 2 MiB"):
+        host.vmm.kvm.share(machine, large.size, PAGE_SIZE)
+    assert processor.load(2 * large.size - 8, 8) == b"12345678"
+    host.vmm.kvm.destroy(machine, NOW)
     assert host.memory.accounting() == host.before
 
 
@@ -209,7 +225,8 @@ def test_a_lock_that_fails_leaves_nothing_bound() -> None:
 # -- assignment -------------------------------------------------------------------------------------------------------
 
 
-def test_units_follow_from_what_is_there(host: Host) -> None:
+def test_units_follow_from_what_is_there() -> None:
+    host = Host(connect=False)
     kinds = {(unit.kind, unit.function.address.requester_id) for unit in host.vmm.vfio.units()}
     assert kinds == {(UnitKind.PF, 0x100), (UnitKind.VF, 0x108), (UnitKind.VF, 0x109)}
     host.vmm.bus.disable_vfs(host.pf)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from host_machine import NOW, Guest, Host
 
+from host_machine import NOW, Guest, Host
 from teeio.abi import Result
 from teeio.abi.operands import DevifOperation
 from teeio.abi.statuses import Status

@@ -35,6 +35,7 @@ from teeio.crypto.keys import HashAlgorithm, PublicKey, SigningKey, hash_algorit
 Extension: TypeAlias = tuple[x509.ExtensionType, bool]
 """An extension and whether it is critical."""
 
+
 @dataclass(frozen=True, slots=True)
 class Validity:
     """When a certificate is valid, in seconds since 1970 UTC, whole seconds."""

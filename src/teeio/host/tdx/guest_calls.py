@@ -60,17 +60,18 @@ class GuestCalls(Answering):
         devif = self._devif(call.function_id)
         if Actor.TVM not in AUTHORITY.get(call.operation, frozenset()):
             raise Reject(Status.DEVIF_NOT_AUTHORISED, f"{call.operation!r} is not the TVM's to ask for")
-        if call.operation is DevifOperation.START:
+        operation = DevifOperation(call.operation)
+        if operation is DevifOperation.START:
             raise Reject(Status.OPERAND_INVALID, "START has a call of its own: TDG.TDI.START")
         self._check_idle(devif)
         devif.check_bind_session(call.bind_session_id)
-        devif.check_state(call.operation)
-        measurements = call.operation is DevifOperation.MEASUREMENTS
+        devif.check_state(operation)
+        measurements = operation is DevifOperation.MEASUREMENTS
         if len(call.nonce) != (NONCE_SIZE if measurements else 0):
             raise Reject(Status.OPERAND_INVALID, f"MEASUREMENTS has a nonce of {NONCE_SIZE} bytes, others none")
         if measurements:
             devif.check_fresh(call.nonce)
-        devif.ask(Request(call.operation, call.bind_session_id, call.nonce))
+        devif.ask(Request(operation, call.bind_session_id, call.nonce))
 
     @answers
     def tdg_devif_response(self, call: g.TdgDevifResponse, /) -> g.DevifAnswer:

@@ -75,9 +75,8 @@ class InterfaceCalls(SessionCalls):
         agent = devif.stream.spdm.agent
         if call.operation not in AUTHORITY:
             raise Reject(Status.OPERAND_INVALID, f"{call.operation} is no operation on an interface")
-        request = Request(call.operation)
-        if agent.task is None:
-            request = self._admit(devif, call)
+        operation = DevifOperation(call.operation)
+        request = self._admit(devif, operation, call.lock) if agent.task is None else Request(operation)
         return self._exchange_with(devif, request, call.lock, None, now)
 
     @answers_in_time
@@ -91,18 +90,17 @@ class InterfaceCalls(SessionCalls):
 
     # -- what may begin
 
-    def _admit(self, devif: Devif, call: d.TdhDevifRequest) -> Request:
+    def _admit(self, devif: Devif, operation: DevifOperation, lock: LockParameters | None) -> Request:
         """Check who asks for what, in which state."""
-        operation = call.operation
         asked = devif.asked_for(operation)
         if asked is None and Actor.VMM not in AUTHORITY[operation]:
             raise Reject(Status.DEVIF_NOT_AUTHORISED, f"{operation.name} is the TVM's to ask for, and it has not")
-        if (call.lock is not None) != (operation is DevifOperation.LOCK):
+        if (lock is not None) != (operation is DevifOperation.LOCK):
             raise Reject(Status.OPERAND_INVALID, "LOCK has lock parameters, and nothing else has")
         devif.stream.spdm.agent.need_session()
         devif.check_state(operation)
-        if call.lock is not None:
-            self._check_lock(devif, call.lock)
+        if lock is not None:
+            self._check_lock(devif, lock)
         if operation is DevifOperation.START:
             devif.stream.check_ready()
         return asked or Request(operation, devif.bind_session_id)
@@ -200,8 +198,8 @@ class InterfaceCalls(SessionCalls):
 
 
 def _refused_by_device(devif: Devif, operation: DevifOperation, error: ErrorResponse) -> Reject:
-    """Draw conclusions from an error of the device: what it refuses in this state is not as the TSM thought."""
+    """Draw conclusions from a TDISP_ERROR: what the device refuses in this state is not as the TSM thought."""
     wrong_state = error.code == ErrorCode.INVALID_INTERFACE_STATE
-    if wrong_state or operation is DevifOperation.START:
+    if wrong_state or operation in (DevifOperation.START, DevifOperation.STOP):
         devif.fail(str(error))
     return Reject(Status.DEVIF_TDISP_INVALID_STATE if wrong_state else Status.DEVIF_TDISP_FAILED, str(error))

@@ -9,8 +9,9 @@ devices are heard only through the TPA's SPDM session. The answers are by subjec
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
-from teeio.abi import TvmToTsm, VmmToTsm
+from teeio.abi import Processor, TvmToTsm, VmmToTsm
 from teeio.crypto.entropy import Entropy
 from teeio.host.memory import PhysicalMemory
 from teeio.host.processor import TvmProcessor
@@ -57,7 +58,7 @@ class TdxModule(MemoryCalls, DmaMmioCalls, InterfaceCalls):
         """Give the TDCALLs of a TVM, for the TVM alone."""
         return GuestCalls(self.records, self.records.tvm(tdr))
 
-    def processor(self, tdr: int) -> TvmProcessor:
+    def processor(self, tdr: int) -> Processor:
         """Give the loads and stores of a TVM, for the TVM alone."""
         tvm = self.records.tvm(tdr)
         return TvmProcessor(self.records.memory, self._root_complex, tvm.sept, tvm.shared)
@@ -67,6 +68,5 @@ class TdxModule(MemoryCalls, DmaMmioCalls, InterfaceCalls):
         return self.records.tvm(tdr).shared
 
 
-def _conforms(module: TdxModule) -> VmmToTsm:
-    """Let the type checker compare the module with the declared interface."""
-    return module
+if TYPE_CHECKING:
+    _conforms: type[VmmToTsm] = TdxModule

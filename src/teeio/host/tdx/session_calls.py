@@ -89,7 +89,7 @@ class SessionCalls(Answering):
         if begin is None:
             raise Reject(Status.OPERAND_INVALID, f"{call.operation} is no operation of TDH.SPDM.MNG")
         result = self._evidence(context, ("TDH.SPDM.MNG", context.spdm_id, call.operation), begin, call.response, now)
-        if call.operation is SpdmOperation.RECOLLECT and result.values is not None:
+        if call.operation == SpdmOperation.RECOLLECT and result.values is not None:
             for stream in context.streams.values():
                 for devif in self.records.devifs_on(stream):
                     devif.measured(result.values.measurements)
@@ -228,17 +228,17 @@ class SessionCalls(Answering):
     def _keys(self, stream: IdeStream, operation: KmOperation) -> Flow[None]:
         context, records = stream.spdm, self.records
         ends = StreamEnds(stream.stream_id, context.function_id, context.unit, records.entropy, records.observer)
-        if operation is KmOperation.SETUP:
+        if operation == KmOperation.SETUP:
             return stream_keys.set_up(ends, KeySet.K0)
-        if operation is KmOperation.REFRESH:
+        if operation == KmOperation.REFRESH:
             return stream_keys.refresh(ends, stream.key_set, KeySet(1 - stream.key_set))
         return stream_keys.stop(ends, stream.key_set)
 
     def _km_done(self, stream: IdeStream, operation: KmOperation) -> None:
-        if operation is KmOperation.SETUP:
+        if operation == KmOperation.SETUP:
             stream.key_set = KeySet.K0
             stream.move(StreamPhase.READY, "keys in use")
-        elif operation is KmOperation.REFRESH:
+        elif operation == KmOperation.REFRESH:
             stream.key_set = KeySet(1 - stream.key_set)
         else:
             self._stopped(stream)
@@ -251,10 +251,10 @@ class SessionCalls(Answering):
         """
         if stream.phase is StreamPhase.BLOCKED:
             return
-        if operation is KmOperation.SETUP:
+        if operation == KmOperation.SETUP:
             stream.spdm.unit.disable(stream.stream_id)
             stream.spdm.unit.set_stop(stream.stream_id, KeySet.K0)
-        elif operation is KmOperation.STOP:
+        elif operation == KmOperation.STOP:
             self._stopped(stream)
 
     def _stopped(self, stream: IdeStream) -> None:

@@ -1,9 +1,14 @@
-"""Tells an observer of the IDE_KM and TDISP messages that a procedure exchanges inside VENDOR_DEFINED ones."""
+"""IDE_KM and TDISP messages inside VENDOR_DEFINED ones: told to an observer, their errors kept apart from SPDM's.
+
+An SPDM ERROR in answer to such a message may come unprotected, from anybody on the way. It is raised as
+`PeerViolation`, so that `ErrorResponse` is always the vendor protocol's own word, which came over the session.
+"""
 
 from __future__ import annotations
 
 from typing import TypeVar
 
+from teeio.errors import ErrorResponse, PeerViolation
 from teeio.flow import Flow
 from teeio.ide_km import messages as ide_km
 from teeio.observe import MessageMoved, Observer
@@ -18,7 +23,7 @@ _TDISP_TYPE = 2
 
 
 def observed(flow: Flow[T], observer: Observer, source: str, target: str, session_id: int | None) -> Flow[T]:
-    """Run `flow` as it is, and tell of the vendor messages in it."""
+    """Run `flow`, tell of the vendor messages in it, and keep SPDM's errors apart from theirs."""
 
     def tell(message: Message, sender: str, receiver: str) -> None:
         if isinstance(message, VendorDefinedRequest | VendorDefinedResponse):
@@ -32,6 +37,9 @@ def observed(flow: Flow[T], observer: Observer, source: str, target: str, sessio
             tell(asked.request, source, target)
             try:
                 answer: Answer[VendorDefinedResponse] = yield asked
+            except ErrorResponse as error:
+                of_spdm = isinstance(asked.request, VendorDefinedRequest)
+                asked = flow.throw(PeerViolation(str(error), "DSP0274 ERROR") if of_spdm else error)
             except Exception as error:
                 asked = flow.throw(error)
             else:

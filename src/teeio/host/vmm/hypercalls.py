@@ -109,8 +109,7 @@ class Hypercalls:
     def tdvmcall_request_mmio(self, call: v.TdvmcallRequestMmio, now: float, /) -> v.MmioValue:
         """Carry out an access to emulated configuration space, or with T=0 to a BAR."""
         gpa = call.gpa & ~GPA_SHARED_BIT
-        fits = call.value is None or 0 <= call.value < 1 << 8 * call.size
-        if call.size not in WIDTHS or gpa < 0 or gpa % call.size or not fits:
+        if call.size not in WIDTHS or gpa < 0 or gpa % call.size or not 0 <= (call.value or 0) < 1 << 8 * call.size:
             raise _Invalid(f"access of {call.size} bytes at {call.gpa:#x}")
         if ECAM.base <= gpa < ECAM.limit:
             return v.MmioValue(self._config(gpa - ECAM.base, call.size, call.value))

@@ -257,10 +257,15 @@ class Kvm:
         return guest_function
 
     def remove_function(self, machine: GuestMachine, place: Bdf, now: float) -> None:
-        """Take a function from the guest's PCI tree: unbound if need be, reset, free for the next one."""
+        """Take a function from the guest's PCI tree: unbound if need be, reset, free for the next one.
+
+        Where it is the device's DSM, the device is disconnected: the reset would end its streams anyway.
+        """
         guest_function, unit = machine.functions[place], machine.units[place]
         if self._pci_tsm.is_bound(unit.function):
             self._pci_tsm.unbind(unit.function, now)
+        if unit.function.address in self._pci_tsm.connections:
+            self._pci_tsm.disconnect(unit.function, now)
         for bar in unit.function.bars.values():
             if not guest_function.holds_msix(bar):
                 machine.shared_ept.unmap(guest_address(bar), max(bar.size, PAGE_SIZE))

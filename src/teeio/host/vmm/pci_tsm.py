@@ -2,7 +2,7 @@
 
 connect: SPDM session and IDE stream of a device; bind: one interface for a TVM, with its place in the trusted tables,
 not yet locked; guest_req: drive an exchange that the TVM or the VMM itself asks for. A step that fails is undone with
-all before it. Order of steps: Linux's TDX host (host_stacks.md 1.3); the TSM writes the root port's stream registers,
+all before it. Order of steps: Linux's TDX host driver; the TSM writes the root port's stream registers,
 the VMM the device's.
 """
 
