@@ -84,7 +84,7 @@ class Pair:
         serving = replace(Settings(capabilities=RESPONDER_CAPABILITIES, heartbeat_period=10), **self.responder_changes)
         self.responder = Responder(
             PlainBinding(),
-            {BaseAsym.ECDSA_P384: identity(), BaseAsym.ECDSA_P256: identity(BaseAsym.ECDSA_P256)},
+            (identity(), identity(BaseAsym.ECDSA_P256)),
             measurements(),
             SeededEntropy(b"responder"),
             serving,

@@ -144,7 +144,7 @@ class Dsm:
         """
         made = Responder(
             binding,
-            self.identities,
+            tuple(self.identities.values()),
             self.measurements,
             self._entropy,
             self.settings,

@@ -53,4 +53,4 @@ def encoded(r: Responder, request: m.Request[m.Response], response: m.Response, 
 def sign(r: Responder, slot: int, context: str, transcript: bytes) -> bytes:
     """Sign a transcript with the key of a slot."""
     message = signing_message(r.connection.version, context, transcript, r.connection.base_hash)
-    return r.slot(slot).key.sign(message, r.connection.base_hash)
+    return r.slot(slot).key.sign(message, r.connection.base_hash, context)

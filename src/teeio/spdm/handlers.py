@@ -66,7 +66,7 @@ def negotiate_algorithms(r: Responder, request: m.NegotiateAlgorithms, call: Cal
 
 def get_digests(r: Responder, request: m.GetDigests, call: Call) -> m.Response:
     """Give the digest of every provisioned chain."""
-    identity = r.identities[r.connection.base_asym]
+    identity = r.identity
     base_hash = r.connection.base_hash
     return m.Digests(
         supported_slots=identity.slot_mask,
@@ -97,10 +97,10 @@ def get_certificate(r: Responder, request: m.GetCertificate, call: Call) -> m.Re
 
 def challenge(r: Responder, request: m.Challenge, call: Call) -> m.Response:
     """Sign M1."""
-    size = r.connection.base_asym.signature_size
+    size = r.connection.asym.signature_size
     response = m.ChallengeAuth(
         slot=request.slot & 0xF,
-        slot_mask=r.identities[r.connection.base_asym].slot_mask,
+        slot_mask=r.identity.slot_mask,
         chain_hash=digest(r.connection.base_hash, r.slot(request.slot).chain(r.connection.base_hash)),
         nonce=r.entropy(32),
         summary=summary(r, request.summary_type),
@@ -128,7 +128,7 @@ def get_measurements(r: Responder, request: m.GetMeasurements, call: Call) -> m.
         wanted = [block for block in blocks if block.index == request.operation]
         if not wanted:
             raise Reject(ErrorCode.INVALID_REQUEST, f"no measurement {request.operation} (DSP0274 GET_MEASUREMENTS)")
-    size = r.connection.base_asym.signature_size
+    size = r.connection.asym.signature_size
     response = m.Measurements(
         total=len(blocks) if request.operation == 0 else 0,
         slot=slot,

@@ -11,10 +11,12 @@ from teeio.crypto.algorithms import (
     BaseAsym,
     BaseHash,
     Dhe,
+    Kem,
     KeySchedule,
     MeasurementHash,
     MeasurementSpecification,
     OpaqueDataFormat,
+    PqcAsym,
 )
 from teeio.errors import PeerViolation
 from teeio.spdm.constants import KNOWN_CAPABILITIES, MIN_DATA_TRANSFER_SIZE, Version
@@ -109,17 +111,21 @@ def _union(choices: Iterable[F]) -> int:
 
 
 def offer(settings: Settings, version: int) -> NegotiateAlgorithms:
-    """Build the request that offers `settings`."""
-    tables = (
-        AlgorithmTable(alg_type=AlgType.DHE, supported=_union(settings.dhe)),
-        AlgorithmTable(alg_type=AlgType.AEAD, supported=_union(settings.aead)),
-        AlgorithmTable(alg_type=AlgType.KEY_SCHEDULE, supported=int(KeySchedule.SPDM)),
-    )
+    """Build the request that offers `settings`; what `version` does not define is left out."""
+    later = version >= Version.V1_4
+    offered = {
+        AlgType.DHE: _union(settings.dhe),
+        AlgType.AEAD: _union(settings.aead),
+        AlgType.KEY_SCHEDULE: int(KeySchedule.SPDM),
+        AlgType.KEM: _union(settings.kem) if later else 0,
+    }
+    tables = tuple(AlgorithmTable(alg_type=kind, supported=bits) for kind, bits in offered.items() if bits)
     return NegotiateAlgorithms(
         measurement_specification=MeasurementSpecification.DMTF,
         opaque_formats=OpaqueDataFormat.OPAQUE_DATA_FORMAT_1,
         base_asym=BaseAsym(_union(settings.base_asym)),
         base_hash=BaseHash(_union(settings.base_hash)),
+        pqc_asym=PqcAsym(_union(settings.pqc_asym) if later else 0),
         tables=tables if version >= Version.V1_1 and settings.capabilities & _SESSION else (),
     )
 
@@ -140,25 +146,33 @@ def problem_of_offer(request: NegotiateAlgorithms, version: int) -> str:
 
 
 def select(settings: Settings, connection: Connection, request: NegotiateAlgorithms) -> Algorithms:
-    """Select our best of the offer; a kind without a common algorithm stays 0."""
+    """Select our best of the offer; a kind without a common algorithm stays 0.
+
+    Of a traditional and a post-quantum algorithm for the same purpose only one is selected: the traditional one, if there is one
+    in common (as the DMTF reference prefers unless told otherwise).
+    """
     preferences: dict[int, tuple[IntFlag, ...]] = {
         AlgType.DHE: settings.dhe,
         AlgType.AEAD: settings.aead,
         AlgType.KEY_SCHEDULE: (KeySchedule.SPDM,),
+        AlgType.KEM: settings.kem,
     }
+    chosen = {int(t.alg_type): _first(preferences.get(int(t.alg_type), ()), t.supported) for t in request.tables}
+    if chosen.get(AlgType.DHE):
+        chosen[AlgType.KEM] = 0
+    base_asym = _first(settings.base_asym, request.base_asym)
+    pqc_asym = 0 if base_asym else _first(settings.pqc_asym, request.pqc_asym)
     measures = connection.responder_capabilities & (Cap.MEAS_SIG | Cap.MEAS_NO_SIG)
     specification = request.measurement_specification & MeasurementSpecification.DMTF if measures else 0
     return Algorithms(
         measurement_specification=MeasurementSpecification(specification),
         opaque_format=request.opaque_formats & OpaqueDataFormat.OPAQUE_DATA_FORMAT_1,
         measurement_hash=settings.measurement_hash[0] if specification else MeasurementHash(0),
-        base_asym=BaseAsym(_first(settings.base_asym, request.base_asym)),
+        base_asym=BaseAsym(base_asym),
         base_hash=BaseHash(_first(settings.base_hash, request.base_hash)),
+        pqc_asym=PqcAsym(pqc_asym),
         tables=tuple(
-            AlgorithmTable(
-                alg_type=table.alg_type, supported=_first(preferences.get(int(table.alg_type), ()), table.supported)
-            )
-            for table in request.tables
+            AlgorithmTable(alg_type=table.alg_type, supported=chosen[int(table.alg_type)]) for table in request.tables
         ),
     )
 
@@ -169,10 +183,12 @@ def missing(connection: Connection, answer: Algorithms) -> str:
     needs_hash = connection.responder_capabilities & (Cap.CERT | Cap.CHAL | Cap.MEAS_SIG) or common & _SESSION
     if needs_hash and not answer.base_hash:
         return "base hash"
-    if connection.responder_capabilities & (Cap.CHAL | Cap.MEAS_SIG | Cap.KEY_EX) and not answer.base_asym:
-        return "base asymmetric algorithm"
-    if common & Cap.KEY_EX and not selected(answer.tables, AlgType.DHE):
-        return "DHE group"
+    signs = connection.responder_capabilities & (Cap.CHAL | Cap.MEAS_SIG | Cap.KEY_EX)
+    if signs and not (answer.base_asym or answer.pqc_asym):
+        return "signature algorithm"
+    groups = selected(answer.tables, AlgType.DHE) or selected(answer.tables, AlgType.KEM)
+    if common & Cap.KEY_EX and not groups:
+        return "DHE group or KEM"
     if common & _SESSION and not selected(answer.tables, AlgType.AEAD):
         return "AEAD suite"
     return ""
@@ -197,6 +213,10 @@ def check_selection(request: NegotiateAlgorithms, answer: Algorithms) -> None:
     for name, chosen, offered in pairs:
         if chosen & ~offered or chosen.bit_count() > 1:
             raise PeerViolation(f"{name} {chosen:#x} is not one bit of the offer {offered:#x}", clause)
+    if answer.base_asym and answer.pqc_asym:
+        raise PeerViolation("BaseAsymSel and PqcAsymSel are both set", clause)
+    if selected(answer.tables, AlgType.DHE) and selected(answer.tables, AlgType.KEM):
+        raise PeerViolation("a DHE group and a KEM are both selected", clause)
     if int(answer.measurement_hash).bit_count() > 1:
         raise PeerViolation("MeasurementHashAlgo has more than one bit", clause)
 
@@ -206,6 +226,8 @@ def chosen(answer: Algorithms) -> dict[str, object]:
     return {
         "base_hash": answer.base_hash,
         "base_asym": answer.base_asym,
+        "pqc_asym": answer.pqc_asym,
+        "kem": Kem(selected(answer.tables, AlgType.KEM)),
         "dhe": Dhe(selected(answer.tables, AlgType.DHE)),
         "aead": Aead(selected(answer.tables, AlgType.AEAD)),
         "measurement_hash": answer.measurement_hash,

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from teeio.crypto.algorithms import BaseAsym
 from teeio.crypto.entropy import Entropy
+from teeio.crypto.keys import Asym
 from teeio.errors import AuthenticationFailed, DecodeError, Misuse, Reject
 from teeio.observe import MessageMoved, Observer, Refused, ignore
 from teeio.spdm import messages as m
@@ -41,7 +41,7 @@ class Responder:
     """One responder on one transport connection."""
 
     binding: Binding
-    identities: Mapping[BaseAsym, Identity]
+    identities: Sequence[Identity]
     measurements: DeviceMeasurements
     entropy: Entropy
     settings: Settings = field(default_factory=lambda: Settings(capabilities=RESPONDER_CAPABILITIES))
@@ -55,10 +55,18 @@ class Responder:
     sessions: dict[int, Session] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        known = tuple(algorithm for algorithm in self.settings.base_asym if algorithm in self.identities)
-        if not known:
-            raise Misuse("no identity for any offered signature algorithm", remedy="give an Identity for base_asym")
-        self.settings = replace(self.settings, base_asym=known)
+        base_asym = tuple(algorithm for algorithm in self.settings.base_asym if self._identity_for(algorithm))
+        pqc_asym = tuple(algorithm for algorithm in self.settings.pqc_asym if self._identity_for(algorithm))
+        if not base_asym and not pqc_asym:
+            raise Misuse("no identity for any offered signature algorithm", remedy="give one for each algorithm offered")
+        self.settings = replace(self.settings, base_asym=base_asym, pqc_asym=pqc_asym)
+
+    def _identity_for(self, algorithm: Asym) -> Identity | None:
+        # Flags of different kinds are equal as integers, so the kind is compared too.
+        for identity in self.identities:
+            if type(identity.algorithm) is type(algorithm) and identity.algorithm == algorithm:
+                return identity
+        return None
 
     # -- engine ---------------------------------------------------------------------------------------------------------
 
@@ -211,12 +219,20 @@ class Responder:
         """Record what negotiation has agreed on."""
         self.connection = replace(self.connection, **changes)  # type: ignore[arg-type]
 
+    @property
+    def identity(self) -> Identity:
+        """The identity of the negotiated signature algorithm, or a refusal if none was negotiated."""
+        found = self._identity_for(self.connection.asym)
+        if found is None:
+            raise Reject(ErrorCode.INVALID_REQUEST, "no signature algorithm was negotiated (DSP0274 ALGORITHMS)")
+        return found
+
     def slot(self, number: int) -> Slot:
         """Give a provisioned slot of the negotiated algorithm, or refuse."""
-        identity = self.identities.get(self.connection.base_asym)
-        if identity is None or number not in identity.slots:
+        slots = self.identity.slots
+        if number not in slots:
             raise Reject(ErrorCode.INVALID_REQUEST, f"slot {number} is not provisioned (DSP0274 SlotID)")
-        return identity.slots[number]
+        return slots[number]
 
     def reset(self, cause: str) -> None:
         """Forget the connection: GET_VERSION, or the transport has gone."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from teeio.crypto.kdf import digest, equal
-from teeio.crypto.key_exchange import exchange_for
+from teeio.crypto.key_exchange import encapsulate, exchange_for
 from teeio.errors import Reject
 from teeio.spdm import messages as m
 from teeio.spdm import opaque
@@ -26,15 +26,14 @@ def key_exchange(r: Responder, request: m.KeyExchange, call: Call) -> m.Response
     """Begin a session: sign, derive the handshake keys, prove them unless the handshake is in the clear."""
     c = r.connection
     session = _new_session(r, request.req_session_id, call)
-    ephemeral = exchange_for(c.dhe, r.entropy)
-    shared = ephemeral.agree(request.exchange_data)
-    size = c.base_asym.signature_size
+    exchange_data, shared = _exchanged(r, request.exchange_data)
+    size = c.asym.signature_size
     verify_size = 0 if c.facts.handshake_in_the_clear else c.base_hash.size
     response = m.KeyExchangeRsp(
         heartbeat_period=session.heartbeat_period,
         rsp_session_id=session.session_id >> 16,
         random=r.entropy(32),
-        exchange_data=ephemeral.exchange_data,
+        exchange_data=exchange_data,
         summary=summary(r, request.summary_type),
         opaque=_selected_version(r, request.opaque),
         signature=bytes(size),
@@ -51,6 +50,15 @@ def key_exchange(r: Responder, request: m.KeyExchange, call: Call) -> m.Response
         session.transcript += response.verify_data
     r.sessions[session.session_id] = session
     return response
+
+
+def _exchanged(r: Responder, peer: bytes) -> tuple[bytes, bytes]:
+    """Give our ExchangeData and the shared secret."""
+    if r.connection.kem:
+        shared, ciphertext = encapsulate(r.connection.kem, peer)
+        return ciphertext, shared
+    ephemeral = exchange_for(r.connection.group, r.entropy)
+    return ephemeral.exchange_data, ephemeral.agree(peer)
 
 
 def _new_session(r: Responder, req_session_id: int, call: Call) -> Session:

@@ -10,10 +10,13 @@ from teeio.crypto.algorithms import (
     BaseAsym,
     BaseHash,
     Dhe,
+    Kem,
     MeasurementHash,
     OpaqueDataFormat,
+    PqcAsym,
     Suite,
 )
+from teeio.crypto.keys import Asym
 from teeio.observe import Observer, SecretDerived, StateChanged, ignore
 from teeio.spdm.constants import Capability, Version
 from teeio.spdm.key_schedule import HandshakeSecrets, KeySchedule
@@ -46,7 +49,9 @@ class Settings:
     capabilities: Capability = REQUESTER_CAPABILITIES
     base_hash: tuple[BaseHash, ...] = (BaseHash.SHA_384, BaseHash.SHA_256)
     base_asym: tuple[BaseAsym, ...] = (BaseAsym.ECDSA_P384, BaseAsym.ECDSA_P256)
+    pqc_asym: tuple[PqcAsym, ...] = ()
     dhe: tuple[Dhe, ...] = (Dhe.SECP384R1, Dhe.SECP256R1)
+    kem: tuple[Kem, ...] = ()
     aead: tuple[Aead, ...] = (Aead.AES_256_GCM, Aead.AES_128_GCM)
     measurement_hash: tuple[MeasurementHash, ...] = (MeasurementHash.SHA_384, MeasurementHash.SHA_256)
     ct_exponent: int = 20
@@ -61,7 +66,9 @@ class Settings:
             self,
             base_hash=(suite.base_hash,),
             base_asym=(suite.base_asym,),
+            pqc_asym=(),
             dhe=(suite.dhe,),
+            kem=(),
             aead=(suite.aead,),
             measurement_hash=(suite.measurement_hash,),
         )
@@ -78,7 +85,9 @@ class Connection:
     peer_data_transfer_size: int = 0
     base_hash: BaseHash = BaseHash(0)
     base_asym: BaseAsym = BaseAsym(0)
+    pqc_asym: PqcAsym = PqcAsym(0)
     dhe: Dhe = Dhe(0)
+    kem: Kem = Kem(0)
     aead: Aead = Aead(0)
     measurement_hash: MeasurementHash = MeasurementHash(0)
     opaque_format: OpaqueDataFormat = OpaqueDataFormat(0)
@@ -90,15 +99,25 @@ class Connection:
         return self.requester_capabilities & self.responder_capabilities
 
     @property
+    def asym(self) -> Asym:
+        """The responder's signature algorithm: at most one of the two kinds is selected."""
+        return self.pqc_asym or self.base_asym
+
+    @property
+    def group(self) -> Dhe | Kem:
+        """What KEY_EXCHANGE uses: at most one of the two kinds is selected."""
+        return self.kem or self.dhe
+
+    @property
     def facts(self) -> Facts:
         """What the message layouts need."""
         exchange = self.dhe.exchange_size if self.dhe else 0
         return Facts(
             version=self.version,
             hash_size=self.base_hash.size if self.base_hash else 0,
-            signature_size=self.base_asym.signature_size if self.base_asym else 0,
-            request_exchange_size=exchange,
-            response_exchange_size=exchange,
+            signature_size=self.asym.signature_size if self.asym else 0,
+            request_exchange_size=self.kem.request_size if self.kem else exchange,
+            response_exchange_size=self.kem.response_size if self.kem else exchange,
             handshake_in_the_clear=bool(self.common_capabilities & Capability.HANDSHAKE_IN_THE_CLEAR),
             multi_key=self.multi_key,
         )

@@ -216,7 +216,7 @@ class Accelerator:
         """Drop accepted work."""
         self._aborted = True
         self._produced = self._consumed
-        self.registers.set(AcceleratorRegisters.STATUS, busy=0)
+        self.registers.set(AcceleratorRegisters.STATUS, consumed=self._consumed, busy=0)
 
     def scrub(self) -> None:
         """Forget everything: the ring's address, all data, the session key, and how far the ring was read."""

@@ -76,7 +76,7 @@ def verify_signature(requester: Requester, slot: int, context: str, transcript: 
     """Verify a responder's signature over a transcript with the leaf key of `slot`. Raises `AuthenticationFailed`."""
     connection = requester.connection
     message = signing_message(connection.version, context, transcript, connection.base_hash)
-    verify(leaf_key(requester, slot), connection.base_asym, message, signature, connection.base_hash)
+    verify(leaf_key(requester, slot), connection.asym, message, signature, connection.base_hash, context)
 
 
 def challenge(
@@ -94,7 +94,7 @@ def challenge(
         raise AuthenticationFailed("CertChainHash is not the hash of the chain that was read")
     if requester.connection.version >= Version.V1_3 and response.context != request.context:
         raise PeerViolation("the requester's context is not echoed", "DSP0274 CHALLENGE_AUTH")
-    size = requester.connection.base_asym.signature_size
+    size = requester.connection.asym.signature_size
     verify_signature(
         requester, slot, CHALLENGE_CONTEXT, before + answer.sent + answer.received[:-size], response.signature
     )
@@ -137,7 +137,7 @@ def get_measurements(
     response = answer.message
     if requester.connection.version >= Version.V1_3 and response.context != request.context:
         raise PeerViolation("the requester's context is not echoed", "DSP0274 MEASUREMENTS")
-    size = requester.connection.base_asym.signature_size
+    size = requester.connection.asym.signature_size
     transcript = before + answer.sent + (answer.received[:-size] if signed else answer.received)
     if signed:
         verify_signature(requester, slot, MEASUREMENTS_CONTEXT, transcript, response.signature)

@@ -28,7 +28,7 @@ def key_exchange(
 ) -> Flow[Session]:
     """Set up a session authenticated by the chain of `slot`: KEY_EXCHANGE and FINISH. Raises `AuthenticationFailed`."""
     connection = requester.connection
-    ephemeral = exchange_for(connection.dhe, requester.entropy)
+    ephemeral = exchange_for(connection.group, requester.entropy)
     request = m.KeyExchange(
         summary_type=summary_type,
         slot=slot,
@@ -66,7 +66,7 @@ def _open_session(
     if response.mut_auth_requested:
         raise Incompatible(f"{requester.peer} asks for mutual authentication, which we did not offer")
     session = _new_session(requester, request.req_session_id, response)
-    tail = connection.base_asym.signature_size + len(response.verify_data)
+    tail = connection.asym.signature_size + len(response.verify_data)
     signed = requester.transcript.handshake(chain_hash, connection.multi_key) + answer.sent + answer.received[:-tail]
     verify_signature(requester, slot, KEY_EXCHANGE_CONTEXT, signed, response.signature)
     session.transcript = signed + response.signature
