@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from teeio.crypto.algorithms import P384_SUITE, BaseAsym, BaseHash, Suite
 from teeio.crypto.certificates import DeviceIdentity, DeviceInfo, Validity
 from teeio.crypto.entropy import SeededEntropy
+from teeio.crypto.keys import Asym
 from teeio.flow import Done, Flow, Send
 from teeio.observe import Event
 from teeio.spdm import flows
@@ -41,8 +42,9 @@ class PlainBinding:
 
 
 @cache
-def identity(algorithm: BaseAsym = BaseAsym.ECDSA_P384) -> Identity:
-    base_hash = BaseHash.SHA_384 if algorithm is BaseAsym.ECDSA_P384 else BaseHash.SHA_256
+def _identity(kind: type, value: int) -> Identity:
+    algorithm: Asym = kind(value)
+    base_hash = BaseHash.SHA_256 if algorithm is BaseAsym.ECDSA_P256 else BaseHash.SHA_384
     made = DeviceIdentity.generate(
         DeviceInfo("Acme", "Accelerator", "0001"),
         SeededEntropy(b"identity"),
@@ -51,6 +53,10 @@ def identity(algorithm: BaseAsym = BaseAsym.ECDSA_P384) -> Identity:
         base_hash=base_hash,
     )
     return Identity({0: Slot(made.path, made.key), 3: Slot(made.path, made.key)})
+
+
+def identity(algorithm: Asym = BaseAsym.ECDSA_P384) -> Identity:
+    return _identity(type(algorithm), int(algorithm))
 
 
 def measurements() -> DeviceMeasurements:
@@ -72,6 +78,7 @@ class Pair:
     responder_changes: dict[str, Any] = field(default_factory=dict)
     requester_changes: dict[str, Any] = field(default_factory=dict)
     vendor_protocols: tuple[Any, ...] = ()
+    identities: tuple[Asym, ...] = (BaseAsym.ECDSA_P384, BaseAsym.ECDSA_P256)
     events: list[Event] = field(default_factory=list)
     frames: list[tuple[str, bytes]] = field(default_factory=list)
     now: float = 0.0
@@ -84,7 +91,7 @@ class Pair:
         serving = replace(Settings(capabilities=RESPONDER_CAPABILITIES, heartbeat_period=10), **self.responder_changes)
         self.responder = Responder(
             PlainBinding(),
-            (identity(), identity(BaseAsym.ECDSA_P256)),
+            tuple(identity(algorithm) for algorithm in self.identities),
             measurements(),
             SeededEntropy(b"responder"),
             serving,

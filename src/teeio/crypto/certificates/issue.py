@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
@@ -30,7 +31,7 @@ from teeio.crypto.certificates.extensions import (
     spdm_extension,
 )
 from teeio.crypto.entropy import Entropy
-from teeio.crypto.keys import HashAlgorithm, PublicKey, SigningKey, hash_algorithm
+from teeio.crypto.keys import Asym, PublicKey, SigningKey, hash_algorithm
 
 Extension: TypeAlias = tuple[x509.ExtensionType, bool]
 """An extension and whether it is critical."""
@@ -69,7 +70,7 @@ class Authority:
 
     @classmethod
     def root(
-        cls, name: str, base_asym: BaseAsym, base_hash: BaseHash, entropy: Entropy, validity: Validity
+        cls, name: str, base_asym: Asym, base_hash: BaseHash, entropy: Entropy, validity: Validity
     ) -> Authority:
         """Make a self-signed root."""
         key = SigningKey.generate(base_asym, entropy)
@@ -101,8 +102,8 @@ class Authority:
         )
         for extension, critical in extensions:
             builder = builder.add_extension(extension, critical=critical)
-        certificate = builder.sign(self.key.key, self._hash(), ecdsa_deterministic=True)
-        return certificate.public_bytes(Encoding.DER)
+        certificate = self._signed(builder)
+        return bytes(certificate.public_bytes(Encoding.DER))
 
     def revoke(self, certificates: Sequence[bytes], number: int, validity: Validity) -> bytes:
         """Sign a revocation list over these DER certificates; `validity` is thisUpdate and nextUpdate; DER."""
@@ -119,11 +120,16 @@ class Authority:
             entry = entry.revocation_date(moment(validity.not_before))
             entry = entry.add_extension(x509.CRLReason(x509.ReasonFlags.key_compromise), critical=False)
             builder = builder.add_revoked_certificate(entry.build())
-        signed = builder.sign(self.key.key, self._hash(), ecdsa_deterministic=True)
-        return signed.public_bytes(Encoding.DER)
+        signed = self._signed(builder)
+        return bytes(signed.public_bytes(Encoding.DER))
 
-    def _hash(self) -> HashAlgorithm:
-        return hash_algorithm(self.base_hash)
+    def _signed(self, builder: Any) -> Any:
+        """Sign; ECDSA deterministically, EdDSA and ML-DSA without a hash of their own."""
+        key = self.key.key
+        if isinstance(self.key.public, ec.EllipticCurvePublicKey):
+            return builder.sign(key, hash_algorithm(self.base_hash), ecdsa_deterministic=True)
+        hashed = isinstance(self.key.public, rsa.RSAPublicKey)
+        return builder.sign(key, hash_algorithm(self.base_hash) if hashed else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +147,7 @@ class DeviceIdentity:
         entropy: Entropy,
         validity: Validity,
         *,
-        base_asym: BaseAsym = BaseAsym.ECDSA_P384,
+        base_asym: Asym = BaseAsym.ECDSA_P384,
         base_hash: BaseHash = BaseHash.SHA_384,
         pci: PciIdentity | None = None,
         tcb: TcbInfo | None = None,
