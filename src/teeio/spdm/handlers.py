@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from teeio.crypto.kdf import digest
-from teeio.errors import Reject
+from teeio.errors import PeerViolation, Reject
 from teeio.spdm import messages as m
 from teeio.spdm import negotiation
 from teeio.spdm.call import Call, Silence, encoded, sign, summary
+from teeio.spdm.chunking import Incoming, sequence_fields
 from teeio.spdm.constants import ALL_MEASUREMENTS, Capability, ErrorCode
 from teeio.spdm.rules import Phase
 from teeio.spdm.session_handlers import SESSION_HANDLERS
@@ -42,12 +43,13 @@ def get_capabilities(r: Responder, request: m.GetCapabilities, call: Call) -> m.
         requester_capabilities=negotiation.known_flags(request.flags, version),
         responder_capabilities=flags,
         peer_data_transfer_size=request.data_transfer_size,
+        peer_max_message_size=request.max_message_size,
     )
     return m.Capabilities(
         ct_exponent=r.settings.ct_exponent,
         flags=flags,
         data_transfer_size=r.settings.data_transfer_size,
-        max_message_size=r.settings.max_message_size,
+        max_message_size=r.settings.message_limit(flags),
     )
 
 
@@ -164,6 +166,45 @@ def vendor_defined(r: Responder, request: m.VendorDefinedRequest, call: Call) ->
     raise Reject(ErrorCode.UNSUPPORTED_REQUEST, "no such vendor protocol", m.VendorDefinedRequest.CODE)
 
 
+def chunk_send(r: Responder, request: m.ChunkSend, call: Call) -> m.Response:
+    """Take a piece of a large request; the last one is answered with the response to the whole."""
+    number = request.sequence or request.large_sequence
+    if number == 0:
+        r.incoming = Incoming(request.handle, r.connection.version, r.settings.max_message_size)
+    incoming, r.incoming = r.incoming, None
+    if incoming is None:
+        raise Reject(ErrorCode.UNEXPECTED_REQUEST, "no large request is under way (DSP0274 CHUNK_SEND)")
+    acknowledged: dict[str, Any] = {"handle": request.handle, **sequence_fields(r.connection.version, number)}
+    try:
+        incoming.add(request.handle, number, request.chunk, request.large_message_size, last=bool(request.last))
+    except PeerViolation as violation:
+        error = r.refuse(call, Reject(ErrorCode.INVALID_REQUEST, str(violation)))
+        return m.ChunkSendAck(early_error=1, response=error, **acknowledged)
+    if not request.last:
+        r.incoming = incoming
+        return m.ChunkSendAck(**acknowledged)
+    return m.ChunkSendAck(response=r.answer_large(bytes(incoming.data), call), **acknowledged)
+
+
+def chunk_get(r: Responder, request: m.ChunkGet, call: Call) -> m.Response:
+    """Give the next piece of a large response."""
+    number = request.sequence or request.large_sequence
+    outgoing = r.outgoing
+    if outgoing is None or request.handle != outgoing.handle or number != outgoing.number:
+        r.outgoing = None
+        raise Reject(ErrorCode.INVALID_REQUEST, "not the next chunk of a large response (DSP0274 CHUNK_GET)")
+    piece = outgoing.next()
+    if piece.last:
+        r.outgoing = None
+    return m.ChunkResponse(
+        last=int(piece.last),
+        handle=request.handle,
+        large_message_size=piece.size,
+        chunk=piece.chunk,
+        **sequence_fields(r.connection.version, number),
+    )
+
+
 HANDLERS: Mapping[int, Callable[[Responder, Any, Call], m.Response]] = {
     m.GetVersion.CODE: get_version,
     m.GetCapabilities.CODE: get_capabilities,
@@ -173,6 +214,8 @@ HANDLERS: Mapping[int, Callable[[Responder, Any, Call], m.Response]] = {
     m.Challenge.CODE: challenge,
     m.GetMeasurements.CODE: get_measurements,
     m.VendorDefinedRequest.CODE: vendor_defined,
+    m.ChunkSend.CODE: chunk_send,
+    m.ChunkGet.CODE: chunk_get,
     **SESSION_HANDLERS,
 }
 """What is implemented; any other request is answered with UnsupportedRequest."""

@@ -16,7 +16,8 @@ from teeio.flow import Action, Done, Flow, Send, Wait
 from teeio.observe import MessageMoved, Observer, ignore
 from teeio.spdm import messages as m
 from teeio.spdm.binding import Binding
-from teeio.spdm.constants import ErrorCode, Version
+from teeio.spdm.chunking import Incoming, Outgoing, sequence_fields
+from teeio.spdm.constants import Capability, ErrorCode, Version
 from teeio.spdm.exchange import Answer, Ask
 from teeio.spdm.record import record_header
 from teeio.spdm.rules import BY_REQUEST, Place, refusal
@@ -52,6 +53,7 @@ class Requester:
     chains: dict[int, bytes] = field(default_factory=dict)
     now: float = 0.0
     _driver: Driver[Any] | None = None
+    _handle_number: int = 0
 
     # -- engine ---------------------------------------------------------------------------------------------------------
 
@@ -128,9 +130,7 @@ class Requester:
         self._check_legal(request.CODE, session)
         facts = self.connection.facts
         sent = request.encode(facts)
-        limit = self.connection.peer_data_transfer_size
-        if limit and len(sent) > limit:
-            raise Misuse(f"{request.NAME} has {len(sent)} bytes, the responder takes {limit}", remedy="send less")
+        self._check_size(request.NAME, sent)
         self.transcript.begin(request.CODE, session_id)
         received = yield from self._patiently(request.CODE, sent, session)
         error = self._error(received, request)
@@ -153,7 +153,7 @@ class Requester:
         """Send and receive, waiting out Busy and ResponseNotReady."""
         outgoing = sent
         for _ in range(MAX_RETRIES):
-            received = yield from self._round_trip(outgoing, session)
+            received = yield from self._transfer(outgoing, session)
             if m.header(received).code != m.Error.CODE:
                 return received
             error = m.Error.decode(received, _error_facts(received))
@@ -174,6 +174,65 @@ class Requester:
             ErrorCode.BUSY,
             remedy="try later",
         )
+
+    def _check_size(self, name: str, message: bytes) -> None:
+        connection = self.connection
+        chunks = connection.common_capabilities & Capability.CHUNK
+        limit = connection.peer_max_message_size if chunks else connection.peer_data_transfer_size
+        if limit and len(message) > limit:
+            raise Misuse(f"{name} has {len(message)} bytes, {self.peer} takes {limit}", remedy="send less")
+
+    def _transfer(self, message: bytes, session: Session | None) -> Driver[bytes]:
+        """Send and receive, in chunks where a message is larger than a side takes at once."""
+        limit = self.connection.peer_data_transfer_size
+        if limit and len(message) > limit:
+            received = yield from self._send_chunks(message, limit, session)
+        else:
+            received = yield from self._round_trip(message, session)
+        header = m.header(received)
+        if (header.code, header.param1) != (m.Error.CODE, ErrorCode.LARGE_RESPONSE):
+            return received
+        handle = m.Error.decode(received, _error_facts(received)).extended[:1]
+        if not handle or not self.connection.common_capabilities & Capability.CHUNK:
+            raise PeerViolation("LargeResponse without a handle or without CHUNK", "DSP0274 LargeResponse")
+        return (yield from self._get_chunks(handle[0], session))
+
+    def _send_chunks(self, message: bytes, limit: int, session: Session | None) -> Driver[bytes]:
+        version = self.connection.version
+        self._handle_number = (self._handle_number + 1) & 0xFF
+        outgoing = Outgoing(message, self._handle_number, limit)
+        while True:
+            piece = outgoing.next()
+            number = sequence_fields(version, piece.number)
+            request = m.ChunkSend(
+                last=int(piece.last),
+                handle=outgoing.handle,
+                large_message_size=piece.size,
+                chunk=piece.chunk,
+                **number,
+            )
+            received = yield from self._round_trip(request.encode(self.connection.facts), session)
+            if m.header(received).code == m.Error.CODE:
+                return received
+            ack, _ = m.ChunkSendAck.decode_prefix(received, self.connection.facts)
+            if (ack.handle, sequence_fields(version, ack.sequence or ack.large_sequence)) != (outgoing.handle, number):
+                raise PeerViolation("CHUNK_SEND_ACK does not echo handle and sequence number", "DSP0274 CHUNK_SEND_ACK")
+            if piece.last or ack.early_error:
+                return ack.response
+
+    def _get_chunks(self, handle: int, session: Session | None) -> Driver[bytes]:
+        version = self.connection.version
+        incoming = Incoming(handle, version, self.settings.max_message_size)
+        while True:
+            request = m.ChunkGet(handle=handle, **sequence_fields(version, incoming.number))
+            received = yield from self._round_trip(request.encode(self.connection.facts), session)
+            if m.header(received).code == m.Error.CODE:
+                return received
+            piece, _ = m.ChunkResponse.decode_prefix(received, self.connection.facts)
+            number = piece.sequence or piece.large_sequence
+            incoming.add(piece.handle, number, piece.chunk, piece.large_message_size, last=bool(piece.last))
+            if piece.last:
+                return bytes(incoming.data)
 
     def _round_trip(self, message: bytes, session: Session | None) -> Driver[bytes]:
         self.observer(_moved(self.name, self.peer, message, session))

@@ -16,7 +16,8 @@ from teeio.observe import MessageMoved, Observer, Refused, ignore
 from teeio.spdm import messages as m
 from teeio.spdm.binding import Binding
 from teeio.spdm.call import Call, Silence
-from teeio.spdm.constants import ErrorCode, Version
+from teeio.spdm.chunking import Incoming, Outgoing
+from teeio.spdm.constants import Capability, ErrorCode, Version
 from teeio.spdm.device_state import DeviceMeasurements, Identity, Slot
 from teeio.spdm.handlers import HANDLERS
 from teeio.spdm.record import record_header
@@ -26,6 +27,11 @@ from teeio.spdm.transcript import Transcript
 from teeio.spdm.vendor import VendorProtocol
 
 MAX_TRANSPORT_PADDING = 3
+
+_CHUNK_CODES = (m.ChunkSend.CODE, m.ChunkGet.CODE)
+
+_ACK_SIZE = 8
+"""Bytes of CHUNK_SEND_ACK before the response that it carries, in the larger form of 1.4."""
 
 _REFUSAL_CODES = {
     Refusal.UNKNOWN: ErrorCode.UNSUPPORTED_REQUEST,
@@ -53,12 +59,17 @@ class Responder:
     connection: Connection = field(default_factory=Connection)
     transcript: Transcript = field(default_factory=Transcript)
     sessions: dict[int, Session] = field(default_factory=dict)
+    incoming: Incoming | None = field(default=None, init=False, repr=False)
+    outgoing: Outgoing | None = field(default=None, init=False, repr=False)
+    _handle_number: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         base_asym = tuple(algorithm for algorithm in self.settings.base_asym if self._identity_for(algorithm))
         pqc_asym = tuple(algorithm for algorithm in self.settings.pqc_asym if self._identity_for(algorithm))
         if not base_asym and not pqc_asym:
-            raise Misuse("no identity for any offered signature algorithm", remedy="give one for each algorithm offered")
+            raise Misuse(
+                "no identity for any offered signature algorithm", remedy="give one for each algorithm offered"
+            )
         self.settings = replace(self.settings, base_asym=base_asym, pqc_asym=pqc_asym)
 
     def _identity_for(self, algorithm: Asym) -> Identity | None:
@@ -129,26 +140,61 @@ class Responder:
         try:
             code = self._admit(call)
         except DecodeError as error:
-            return self._refuse(call, Reject(ErrorCode.INVALID_REQUEST, str(error)))
+            return self.refuse(call, Reject(ErrorCode.INVALID_REQUEST, str(error)))
         except Reject as reject:
-            return self._refuse(call, reject)
+            return self.refuse(call, reject)
+        if code not in _CHUNK_CODES:
+            # Whoever starts something else has given up the large message that was on its way.
+            self.incoming = self.outgoing = None
         self.transcript.begin(code, call.session_id)
         try:
             request, response = self._handle(code, call)
             encoded = response.encode(self.connection.facts.answering(request))
-            self._check_size(encoded)
+            sendable = self._sendable(encoded)
         except Silence:
             return None
         except (DecodeError, AuthenticationFailed) as error:
             self.transcript.end(code, call.request, None, call.session_id)
-            return self._refuse(call, Reject(ErrorCode.INVALID_REQUEST, str(error)))
+            return self.refuse(call, Reject(ErrorCode.INVALID_REQUEST, str(error)))
         except Reject as reject:
             self.transcript.end(code, call.request, None, call.session_id)
-            return self._refuse(call, reject)
+            return self.refuse(call, reject)
         self.transcript.end(code, call.request, encoded, call.session_id)
-        return encoded
+        return sendable
 
-    def _refuse(self, call: Call, reject: Reject) -> bytes:
+    def answer_large(self, message: bytes, call: Call) -> bytes:
+        """Answer a request that came in chunks, as far as the answer fits behind a CHUNK_SEND_ACK."""
+        inner = Call(message, call.session, call.now)
+        if len(message) > 1 and message[1] in _CHUNK_CODES:
+            return self.refuse(
+                inner, Reject(ErrorCode.UNEXPECTED_REQUEST, "a chunk inside chunks (DSP0274 CHUNK_SEND)")
+            )
+        answer = self._answer(inner)
+        call.after = inner.after
+        if answer is None:
+            raise Silence
+        limit = self.connection.peer_data_transfer_size
+        return answer if not limit or len(answer) + _ACK_SIZE <= limit else self._large_response(answer)
+
+    def _sendable(self, encoded: bytes) -> bytes:
+        """Give the response, or LargeResponse if it must be fetched in chunks, or refuse it as too large."""
+        limit = self.connection.peer_data_transfer_size
+        if not limit or len(encoded) <= limit:
+            return encoded
+        chunks = self.connection.common_capabilities & Capability.CHUNK
+        if chunks and len(encoded) <= self.connection.peer_max_message_size:
+            return self._large_response(encoded)
+        raise Reject(
+            ErrorCode.RESPONSE_TOO_LARGE, "DSP0274 DataTransferSize", extended=len(encoded).to_bytes(4, "little")
+        )
+
+    def _large_response(self, encoded: bytes) -> bytes:
+        self._handle_number = (self._handle_number + 1) & 0xFF
+        self.outgoing = Outgoing(encoded, self._handle_number, self.connection.peer_data_transfer_size)
+        return self._error(ErrorCode.LARGE_RESPONSE, 0, bytes([self._handle_number]))
+
+    def refuse(self, call: Call, reject: Reject) -> bytes:
+        """Make the ERROR of a refusal and tell why."""
         call.after = None
         name = m.name_of(call.request[1]) if len(call.request) > 1 else "a message"
         self.observer(Refused(self.name, name, reject.clause))
@@ -201,13 +247,6 @@ class Responder:
         call.request = call.request[:used]
         return request, HANDLERS[code](self, request, call)
 
-    def _check_size(self, encoded: bytes) -> None:
-        limit = self.connection.peer_data_transfer_size
-        if limit and len(encoded) > limit:
-            raise Reject(
-                ErrorCode.RESPONSE_TOO_LARGE, "DSP0274 DataTransferSize", extended=len(encoded).to_bytes(4, "little")
-            )
-
     def _error(self, code: int, data: int, extended: bytes = b"", version: int | None = None) -> bytes:
         known = self.connection.version if self.connection.phase is not Phase.START else version
         facts = m.Facts(version=known if known in Version._value2member_map_ else Version.V1_0)  # type: ignore[arg-type]
@@ -239,6 +278,7 @@ class Responder:
         for session_id in list(self.sessions):
             self.end_session(session_id, cause)
         self.connection = Connection()
+        self.incoming = self.outgoing = None
 
     def end_session(self, session_id: int, cause: str) -> None:
         """End a session and tell the vendor protocols, whose state hangs on it."""

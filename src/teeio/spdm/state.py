@@ -24,7 +24,9 @@ from teeio.spdm.messages import Facts
 from teeio.spdm.record import RecordKey
 from teeio.spdm.rules import Phase, Place
 
-REQUESTER_CAPABILITIES = Capability.ENCRYPT | Capability.MAC | Capability.KEY_EX | Capability.HBEAT | Capability.KEY_UPD
+REQUESTER_CAPABILITIES = (
+    Capability.ENCRYPT | Capability.MAC | Capability.KEY_EX | Capability.HBEAT | Capability.KEY_UPD | Capability.CHUNK
+)
 """What a requester without mutual authentication offers."""
 
 RESPONDER_CAPABILITIES = (
@@ -37,6 +39,7 @@ RESPONDER_CAPABILITIES = (
     | Capability.KEY_EX
     | Capability.HBEAT
     | Capability.KEY_UPD
+    | Capability.CHUNK
 )
 """What a TDISP device's responder offers."""
 
@@ -56,9 +59,13 @@ class Settings:
     measurement_hash: tuple[MeasurementHash, ...] = (MeasurementHash.SHA_384, MeasurementHash.SHA_256)
     ct_exponent: int = 20
     data_transfer_size: int = 0x1200
-    max_message_size: int = 0x1200
+    max_message_size: int = 0x28000
     heartbeat_period: int = 0
     max_sessions: int = 4
+
+    def message_limit(self, flags: Capability) -> int:
+        """Give MaxSPDMmsgSize as it must be with these capability flags: no more than DataTransferSize without CHUNK."""
+        return self.max_message_size if flags & Capability.CHUNK else self.data_transfer_size
 
     def with_suite(self, suite: Suite) -> Settings:
         """Offer one suite only."""
@@ -83,6 +90,7 @@ class Connection:
     requester_capabilities: Capability = Capability(0)
     responder_capabilities: Capability = Capability(0)
     peer_data_transfer_size: int = 0
+    peer_max_message_size: int = 0
     base_hash: BaseHash = BaseHash(0)
     base_asym: BaseAsym = BaseAsym(0)
     pqc_asym: PqcAsym = PqcAsym(0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from teeio.crypto.algorithms import BaseHash
 from teeio.crypto.kdf import digest
 from teeio.spdm.constants import Version
-from teeio.spdm.messages import GetDigests, GetMeasurements, GetVersion
+from teeio.spdm.messages import ChunkGet, ChunkSend, GetDigests, GetMeasurements, GetVersion, RespondIfReady
 from teeio.spdm.rules import BY_REQUEST, Effect
 
 CHALLENGE_CONTEXT = "responder-challenge_auth signing"
@@ -49,7 +49,9 @@ class Transcript:
         self._digests_window = True
 
     def begin(self, code: int, session: int | None) -> None:
-        """Apply the resets that the arrival of request `code` causes."""
+        """Apply the resets that the arrival of request `code` causes; chunks are no requests of their own."""
+        if code in (ChunkSend.CODE, ChunkGet.CODE, RespondIfReady.CODE):
+            return
         if code == GetVersion.CODE:
             self.__init__()  # type: ignore[misc]
             return

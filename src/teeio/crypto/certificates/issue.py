@@ -69,9 +69,7 @@ class Authority:
     path: tuple[bytes, ...]
 
     @classmethod
-    def root(
-        cls, name: str, base_asym: Asym, base_hash: BaseHash, entropy: Entropy, validity: Validity
-    ) -> Authority:
+    def root(cls, name: str, base_asym: Asym, base_hash: BaseHash, entropy: Entropy, validity: Validity) -> Authority:
         """Make a self-signed root."""
         key = SigningKey.generate(base_asym, entropy)
         unsigned = cls(name, key, base_hash, ())

@@ -43,7 +43,7 @@ def _agree_capabilities(requester: Requester) -> Flow[None]:
             ct_exponent=settings.ct_exponent,
             flags=flags,
             data_transfer_size=settings.data_transfer_size,
-            max_message_size=settings.max_message_size,
+            max_message_size=settings.message_limit(flags),
         )
     )
     negotiation.check_capabilities(response, version)
@@ -52,6 +52,7 @@ def _agree_capabilities(requester: Requester) -> Flow[None]:
         requester_capabilities=flags,
         responder_capabilities=negotiation.known_flags(response.flags, version),
         peer_data_transfer_size=response.data_transfer_size,
+        peer_max_message_size=response.max_message_size,
     )
 
 

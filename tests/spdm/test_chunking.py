@@ -1,0 +1,151 @@
+"""Large messages in pieces, both ways, and what a peer may not do with them."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spdm_pair import Pair
+from teeio.crypto.algorithms import P384_SUITE
+from teeio.errors import Misuse, PeerViolation
+from teeio.spdm import flows
+from teeio.spdm import messages as m
+from teeio.spdm.chunking import Incoming, Outgoing
+from teeio.spdm.constants import Capability, ErrorCode, SummaryType, Version
+from teeio.spdm.state import REQUESTER_CAPABILITIES, RESPONDER_CAPABILITIES
+from teeio.spdm.vendor import vendor_exchange
+
+
+def small(version: int, requester: int, responder: int, **more: Any) -> Pair:
+    return Pair(
+        version,
+        P384_SUITE,
+        {"versions": (version,), "capabilities": RESPONDER_CAPABILITIES, "data_transfer_size": responder},
+        {"data_transfer_size": requester},
+        **more,
+    )
+
+
+@pytest.mark.parametrize("version", [Version.V1_2, Version.V1_3, Version.V1_4], ids=lambda v: v.text)
+@pytest.mark.parametrize(("requester", "responder"), [(64, 64), (64, 4608), (4608, 64), (300, 100)])
+def test_everything_works_in_small_pieces(version: Version, requester: int, responder: int) -> None:
+    pair = small(version, requester, responder)
+    pair.authenticate()
+    r = pair.requester
+    pair.run(flows.challenge(r, 0, SummaryType.ALL))
+    for index in (1, 2):
+        pair.run(flows.get_measurements(r, index, signed=False))
+    pair.run(flows.get_measurements(r))
+    session = pair.run(flows.key_exchange(r))
+    pair.run(flows.get_measurements(r, session=session.session_id))
+    pair.run(flows.key_update(r, session))
+    pair.run(flows.end_session(r, session))
+    assert pair.responder.incoming is None
+    assert pair.responder.outgoing is None
+    codes = {frame[2] for way, frame in pair.frames if frame[0] == 0}
+    assert (m.ChunkSend.CODE in codes) == (responder < 4608)
+    assert (m.ChunkGet.CODE in codes) == (requester < 4608)
+    limits = {"req": responder, "rsp": requester}
+    # GET_CAPABILITIES is where the sizes are told; what comes before and it itself are small anyway.
+    assert all(len(frame) - 1 <= limits[way] for way, frame in pair.frames if frame[0] == 0)
+
+
+class _Echo:
+    standard_id = 3
+    vendor_id = b"\x01\x00"
+    protocol_id = 7
+
+    def respond(self, session_id: int, message: bytes, now: float) -> bytes | None:
+        return message
+
+    def session_ended(self, session_id: int) -> None:
+        """Nothing hangs on the session."""
+
+
+def test_large_vendor_messages_in_a_session() -> None:
+    pair = small(Version.V1_3, 128, 96, vendor_protocols=(_Echo(),))
+    session = pair.open_session()
+    payload = b"\x07" + bytes(range(256)) * 16
+    assert pair.run(vendor_exchange(3, b"\x01\x00", payload), session.session_id) == payload
+
+
+@given(st.binary(min_size=43, max_size=2000), st.integers(42, 300), st.sampled_from([Version.V1_2, Version.V1_4]))
+def test_pieces_put_together_give_the_message(message: bytes, limit: int, version: Version) -> None:
+    outgoing, incoming = Outgoing(message, 7, limit), Incoming(7, version, 4096)
+    if limit >= len(message) + 16:
+        return
+    while not outgoing.finished:
+        piece = outgoing.next()
+        assert len(piece.chunk) + 12 + (4 if piece.number == 0 else 0) <= max(limit, 42)
+        incoming.add(7, piece.number, piece.chunk, piece.size, last=piece.last)
+    assert bytes(incoming.data) == message
+
+
+@pytest.mark.parametrize(
+    ("add", "message"),
+    [
+        ((8, 0, b"x" * 50, 100, False), "of handle 8"),
+        ((7, 1, b"x" * 50, 100, False), "expected 0"),
+        ((7, 0, b"x" * 50, 100, True), "more than one chunk"),
+        ((7, 0, b"x" * 30, 42, False), "more than 42 bytes"),
+        ((7, 0, b"x" * 50, 5000, False), "above MaxSPDMmsgSize"),
+        ((7, 0, b"", 100, False), "0 bytes"),
+        ((7, 0, b"x" * 101, 100, False), "101 bytes"),
+        ((7, 0, b"x" * 100, 100, False), "last chunk"),
+    ],
+)
+def test_chunks_out_of_order_are_violations(add: tuple[int, int, bytes, int, bool], message: str) -> None:
+    incoming = Incoming(7, Version.V1_2, 4096)
+    handle, number, chunk, size, last = add
+    with pytest.raises(PeerViolation, match=message):
+        incoming.add(handle, number, chunk, size, last=last)
+
+
+def _send(pair: Pair, **fields: Any) -> bytes:
+    request = m.ChunkSend(**{"handle": 1, "chunk": b"x" * 50, "large_message_size": 100, **fields})
+    answer = pair.say(request.encode(pair.requester.connection.facts))
+    assert answer is not None
+    return answer
+
+
+def test_a_responder_refuses_bad_chunks_early_and_keeps_nothing() -> None:
+    pair = Pair()
+    pair.authenticate()
+    assert _send(pair, sequence=3)[1:3] == bytes([m.Error.CODE, ErrorCode.UNEXPECTED_REQUEST])
+    answer = _send(pair, large_message_size=1 << 30)
+    ack = m.ChunkSendAck.decode(answer, pair.requester.connection.facts)
+    assert ack.early_error
+    assert ack.response[1:3] == bytes([m.Error.CODE, ErrorCode.INVALID_REQUEST])
+    assert pair.responder.incoming is None
+    assert not m.ChunkSendAck.decode(_send(pair), pair.requester.connection.facts).early_error
+    assert pair.responder.incoming is not None
+    pair.run(flows.get_digests())
+    assert pair.responder.incoming is None
+
+
+def test_no_chunks_inside_chunks() -> None:
+    pair = Pair()
+    pair.authenticate()
+    inner = m.ChunkSend(handle=2, chunk=b"y" * 60, large_message_size=100).encode(pair.requester.connection.facts)
+    _send(pair, chunk=inner[:40], large_message_size=len(inner))
+    answer = _send(pair, chunk=inner[40:], sequence=1, last=1, large_message_size=0)
+    assert m.ChunkSendAck.decode(answer, pair.requester.connection.facts).response[2] == ErrorCode.UNEXPECTED_REQUEST
+
+
+def test_a_chunk_that_nobody_offered_is_refused() -> None:
+    pair = Pair()
+    pair.authenticate()
+    answer = pair.say(m.ChunkGet(handle=9).encode(pair.requester.connection.facts))
+    assert answer is not None
+    assert answer[1:3] == bytes([m.Error.CODE, ErrorCode.INVALID_REQUEST])
+
+
+def test_without_chunks_a_request_that_is_too_large_is_our_misuse() -> None:
+    pair = small(Version.V1_2, 4608, 64)
+    pair.requester.settings = pair.requester.settings.__class__(
+        versions=(Version.V1_2,), capabilities=REQUESTER_CAPABILITIES & ~Capability.CHUNK
+    )
+    pair.authenticate()
+    with pytest.raises(Misuse, match="takes 64"):
+        pair.run(flows.key_exchange(pair.requester))
