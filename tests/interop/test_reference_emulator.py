@@ -5,27 +5,18 @@ the emulator's standard error is empty: its exit code alone says too little.
 """
 
 import json
-import os
 import re
-import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-BIN = Path(os.environ.get("TEEIO_SPDM_EMU", "/nonexistent"))
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.skipif(
-        not (BIN / "spdm_requester_emu").is_file(),
-        reason="TEEIO_SPDM_EMU does not name the bin folder of a built spdm-emu",
-    ),
-]
+from interop.reference_emulator import INSTALLED, WHY_NOT, private_copy, reference_requester, reference_responder
+
+pytestmark = [pytest.mark.interop, pytest.mark.skipif(not INSTALLED, reason=WHY_NOT)]
 
 P384 = "--hash SHA_384 --asym ECDSA_P384 --dhe SECP_384_R1 --aead AES_256_GCM"
 P256 = "--hash SHA_256 --asym ECDSA_P256 --dhe SECP_256_R1 --aead AES_128_GCM"
@@ -35,19 +26,7 @@ FLOW = "--exe_conn DIGEST,CERT,CHAL,MEAS --exe_session KEY_EX,MEAS,HEARTBEAT,KEY
 
 @pytest.fixture
 def bin_folder(tmp_path: Path) -> Path:
-    """A private copy: the emulator finds its keys in, and writes to, the working folder."""
-    for item in BIN.iterdir():
-        if item.is_dir() and item.name.startswith("ecp"):
-            shutil.copytree(item, tmp_path / item.name)
-        elif item.name.startswith("spdm_") and item.is_file():
-            shutil.copy(item, tmp_path / item.name)
-    return tmp_path
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return private_copy(tmp_path)
 
 
 @contextmanager
@@ -63,49 +42,6 @@ def _teeio_device(transport: str, *options: str) -> Iterator[tuple[int, "subproc
         assert process.wait(20) == 0
     finally:
         process.kill()
-
-
-def _listening(port: int) -> bool:
-    """Look without connecting: a connection without a greeting would end the emulator."""
-    wanted = f":{port:04X}"
-    return any(
-        fields[1].endswith(wanted) and fields[3] == "0A"
-        for fields in (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
-    )
-
-
-@contextmanager
-def _reference_responder(folder: Path, options: str) -> Iterator[int]:
-    port = _free_port()
-    process = subprocess.Popen(
-        ["./spdm_responder_emu", "--port", str(port), *options.split()],
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        deadline = time.monotonic() + 10
-        while not _listening(port):
-            assert time.monotonic() < deadline, "the reference responder does not listen"
-            time.sleep(0.05)
-        yield port
-        _, errors = process.communicate(timeout=20)
-        assert (process.returncode, errors) == (0, "")
-    finally:
-        process.kill()
-
-
-def _reference_requester(folder: Path, port: int, options: str) -> None:
-    done = subprocess.run(
-        ["./spdm_requester_emu", "--port", str(port), *options.split()],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "connect success" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -132,16 +68,16 @@ def _reference_requester(folder: Path, port: int, options: str) -> None:
 )
 def test_the_reference_requester_completes_against_our_device(bin_folder: Path, transport: str, options: str) -> None:
     with _teeio_device(transport.lower()) as (port, _):
-        _reference_requester(bin_folder, port, f"--trans {transport} {options}")
+        reference_requester(bin_folder, port, f"--trans {transport} {options}")
 
 
 @pytest.mark.parametrize("version", ["1.2", "1.3"])
 @pytest.mark.parametrize("suite", [P384, P256], ids=["p384", "p256"])
 @pytest.mark.parametrize("transport", ["PCI_DOE", "MCTP"])
-def test_our_requester_completes_against_the_reference_responder(
+def test_our_requester_completes_against_thereference_responder(
     bin_folder: Path, transport: str, suite: str, version: str
 ) -> None:
-    with _reference_responder(bin_folder, f"--trans {transport} --ver {version} {suite} {NO_MUTUAL}") as port:
+    with reference_responder(bin_folder, f"--trans {transport} --ver {version} {suite} {NO_MUTUAL}") as port:
         folder = "ecp384" if suite == P384 else "ecp256"
         done = subprocess.run(
             [sys.executable, "-m", "teeio", "connect", f"127.0.0.1:{port}", "--transport", transport.lower(), "--json",

@@ -49,7 +49,7 @@ class DeviceServer:
 
         def handle(frame: bytes) -> bytes | None:
             if self._transport is Transport.PCI_DOE and frame[:4] == b"\x01\x00\x00\x00":
-                return _discovery(frame)
+                return discovery(frame)
             return responder.respond(frame, time.monotonic())
 
         def closed() -> None:
@@ -65,7 +65,8 @@ class DeviceServer:
             self._say(f"{event.by} refused {event.what}: {event.rule}")
 
 
-def _discovery(frame: bytes) -> bytes | None:
+def discovery(frame: bytes) -> bytes | None:
+    """Answer a DOE discovery frame; None if it is none."""
     try:
         return doe.answer_discovery(doe.DiscoveryRequest.decode(doe.decode_object(frame).payload), PROTOCOLS)
     except DecodeError:
