@@ -228,6 +228,14 @@ def test_failing_dma_of_a_legacy_driver_is_shown(rig: Any) -> None:
     assert rig.fabric.memory_read(rig.bar(tdi, 0) + R.ERROR.offset, 4).data[0] == Result.DMA_FAILED
 
 
+def test_status_says_where_the_ring_stands_after_dma_failed_behind_the_descriptor(driver: Driver) -> None:
+    """The descriptor was fetched, its source is nowhere: the index has moved, and STATUS must not lag behind."""
+    driver.put(0, b"data", source=0x7000_0000)
+    driver.run(1)
+    registers = driver.tdi.function.model.registers
+    assert (registers.get(R.STATUS, "consumed"), registers.get(R.STATUS, "busy")) == (1, 0)
+
+
 def test_clearing_enable_drops_what_waits(driver: Driver) -> None:
     driver.put(0, b"data")
     driver.write(R.DOORBELL, 1)
