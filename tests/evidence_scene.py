@@ -9,9 +9,9 @@ from typing import Any
 from teeio.attestation import (
     Evidence,
     Expectations,
-    MappedRange,
     NonceRegistry,
     Outcome,
+    PlacedRange,
     Policy,
     ReferenceValues,
     RegisterWindow,
@@ -262,10 +262,10 @@ class Scene:
             "pci": PCI,
             "revocation_lists": revocation_lists(self.suite),
             "mapped": (
-                MappedRange(0, 0x80000, 0xD0000, 1),
-                MappedRange(0, 0x80001, 0xD0001, 3),
-                MappedRange(0, 0x80006, 0xD0006, 2),
-                MappedRange(2, 0x90000, 0xD0100, 16),
+                PlacedRange(0, 0x80000, 0xD0000, 1),
+                PlacedRange(0, 0x80001, 0xD0001, 3),
+                PlacedRange(0, 0x80006, 0xD0006, 2),
+                PlacedRange(2, 0x90000, 0xD0100, 16),
             ),
             "registers": (RegisterWindow(0, 0, 4), RegisterWindow(2, 8, 8)),
         }

@@ -177,7 +177,7 @@ class AcceleratorRegisters(Block):
         4,
         "Control",
         (
-            bit("enable", 0, Access.RW, "Take doorbells"),
+            bit("enable", 0, Access.RW, "Take doorbells; setting it starts over at descriptor 0, without error"),
             bits("vector", 9, 8, Access.RW, "MSI-X vector of completions"),
         ),
     )

@@ -161,8 +161,10 @@ class Platform:
         )
 
     def now(self) -> float:
-        """Read the clock."""
-        return self.clock()
+        """Read the clock; the device's time goes on with it."""
+        at = self.clock()
+        self.device.advance(at)
+        return at
 
     def launch(self, name: str = "TVM", unit: Unit | None = None, *, memory_size: int = TVM_MEMORY_SIZE) -> Guest:
         """Create a TVM, assign it a unit of the device if one is given, and boot it."""
@@ -181,7 +183,7 @@ class Platform:
         )
         machine.on_interrupt = tvm.interrupts.deliver
         tvm.boot()
-        return Guest(tvm, machine, self.verifier(tvm.entropy), self.clock, unit)
+        return Guest(tvm, machine, self.verifier(tvm.entropy), self.now, unit)
 
     def shut_down(self, guest: Guest) -> None:
         """End a TVM; its memory and what was assigned to it go back to the VMM."""

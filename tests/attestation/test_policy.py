@@ -34,8 +34,8 @@ from teeio.attestation import (
     RULES,
     AlgorithmFloor,
     Decision,
-    MappedRange,
     Outcome,
+    PlacedRange,
     Policy,
     Profile,
     ReferenceValue,
@@ -233,7 +233,7 @@ def ranges(*parts: MmioRange) -> Spoil:
     return put("report", ranges=parts)
 
 
-def mapped(*parts: MappedRange) -> Spoil:
+def mapped(*parts: PlacedRange) -> Spoil:
     return put("expectations", mapped=parts)
 
 
@@ -251,8 +251,8 @@ EXPIRED = DeviceIdentity.issue(
 ROOT, ISSUER = vendor(P384_SUITE)
 ROOT_LIST = ROOT.revoke([], 1, WINDOW)
 LEGACY = InterfaceInfo.NO_FW_UPDATE_WHILE_LOCKED | InterfaceInfo.DMA_WITHOUT_PASID
-A, B = MappedRange(0, 0x80000, 0xD0000, 4), MappedRange(0, 0x80006, 0xD0006, 2)
-C, D = MappedRange(2, 0x90000, 0xD0100, 8), MappedRange(2, 0x90008, 0xD0108, 8)
+A, B = PlacedRange(0, 0x80000, 0xD0000, 4), PlacedRange(0, 0x80006, 0xD0006, 2)
+C, D = PlacedRange(2, 0x90000, 0xD0100, 8), PlacedRange(2, 0x90008, 0xD0108, 8)
 FIRST, SECOND, THIRD = mmio(0, 0xD0000, 4), mmio(0, 0xD0006, 2), mmio(2, 0xD0100, 16)
 CHACHA = tuple(AlgorithmTable(alg_type=kind, supported=bit) for kind, bit in ((AlgType.DHE, 16), (AlgType.AEAD, 4)))
 
@@ -351,19 +351,19 @@ DEFECTS = [
     defect("report-ranges", "BARs descend", ranges(THIRD, FIRST, SECOND)),
     defect("report-ranges", "pages descend", ranges(SECOND, FIRST, THIRD), put("expectations", registers=())),
     defect("report-ranges", "empty", ranges(FIRST, SECOND, mmio(0, 0xD0009, 0), THIRD)),
-    defect("report-ranges", "overlap", ranges(FIRST, mmio(0, 0xD0003, 2), SECOND, THIRD), also=("mapped-ranges",)),
-    defect("report-ranges", "beyond", ranges(FIRST, SECOND, THIRD, mmio(3, (1 << 52) - 1, 2)), also=("mapped-ranges",)),
+    defect("report-ranges", "overlap", ranges(FIRST, mmio(0, 0xD0003, 2), SECOND, THIRD), also=("placed-ranges",)),
+    defect("report-ranges", "beyond", ranges(FIRST, SECOND, THIRD, mmio(3, (1 << 52) - 1, 2)), also=("placed-ranges",)),
     defect("report-ranges", "offset", put("statement", mmio_reporting_offset=0xD000_0001)),
-    defect("mapped-ranges", "BAR missing", mapped(A, B)),
-    defect("mapped-ranges", "end missing", mapped(A, B, C)),
-    defect("mapped-ranges", "start missing", mapped(A, B, D)),
-    defect("mapped-ranges", "shifted", mapped(replace(A, report_page=0xD0001), B, C, D)),
-    defect("mapped-ranges", "not in the report", mapped(A, B, C, D, MappedRange(3, 0xA0000, 0xE0000, 1))),
-    defect("mapped-ranges", "another BAR", mapped(replace(A, bar=1), B, C, D)),
-    defect("mapped-ranges", "non-TEE range", mapped(A, B, C, D, MappedRange(0, 0x80004, 0xD0004, 2))),
-    defect("mapped-ranges", "device page twice", mapped(A, B, C, D, MappedRange(2, 0xA0000, 0xD0100, 8))),
-    defect("mapped-ranges", "guest page twice", mapped(A, B, C, replace(D, gpa_page=0x90000))),
-    defect("mapped-ranges", "other order", mapped(A, B, replace(C, gpa_page=0x90008), replace(D, gpa_page=0x90000))),
+    defect("placed-ranges", "BAR missing", mapped(A, B)),
+    defect("placed-ranges", "end missing", mapped(A, B, C)),
+    defect("placed-ranges", "start missing", mapped(A, B, D)),
+    defect("placed-ranges", "shifted", mapped(replace(A, report_page=0xD0001), B, C, D)),
+    defect("placed-ranges", "not in the report", mapped(A, B, C, D, PlacedRange(3, 0xA0000, 0xE0000, 1))),
+    defect("placed-ranges", "another BAR", mapped(replace(A, bar=1), B, C, D)),
+    defect("placed-ranges", "non-TEE range", mapped(A, B, C, D, PlacedRange(0, 0x80004, 0xD0004, 2))),
+    defect("placed-ranges", "device page twice", mapped(A, B, C, D, PlacedRange(2, 0xA0000, 0xD0100, 8))),
+    defect("placed-ranges", "guest page twice", mapped(A, B, C, replace(D, gpa_page=0x90000))),
+    defect("placed-ranges", "other order", mapped(A, B, replace(C, gpa_page=0x90008), replace(D, gpa_page=0x90000))),
     defect("tee-registers", "non-TEE", put("expectations", registers=(RegisterWindow(0, 0, 5),))),
     defect("tee-registers", "beyond", put("expectations", registers=(RegisterWindow(2, 0, 17),))),
     defect("tee-registers", "no such BAR", put("expectations", registers=(RegisterWindow(4, 0, 1),))),
@@ -399,7 +399,7 @@ UNKNOWNS = [
     defect("device-mode", "debug not reportable", mode(debug_capabilities=DebugMode.INVASIVE_DEBUG_ACTIVE)),
     defect("device-mode", "mode not reported", mode(operational_state=OperationalMode(0))),
     defect("firmware-identity", "no TcbInfo", tcb(None)),
-    defect("mapped-ranges", "not known", put("expectations", mapped=None)),
+    defect("placed-ranges", "not known", put("expectations", mapped=None)),
     defect("tee-registers", "not known", put("expectations", registers=None)),
 ]
 """Good evidence that a verifier cannot check for want of something."""

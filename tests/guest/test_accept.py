@@ -223,8 +223,8 @@ def run_other_firmware(world: World) -> None:
         (hide_registers, "tee-registers"),  # attack 54
         (claim_msix, "msix"),  # attack 54
         (overlap, "report-ranges"),  # attack 53
-        (outgrow_the_bar, "mapped-ranges"),  # attack 53
-        (name_a_missing_bar, "mapped-ranges"),  # attack 53
+        (outgrow_the_bar, "placed-ranges"),  # attack 53
+        (name_a_missing_bar, "placed-ranges"),  # attack 53
         (be_another_device, "identity"),
         (run_other_firmware, "reference-values"),
     ],

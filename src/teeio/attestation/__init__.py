@@ -9,7 +9,7 @@ from teeio.attestation.evidence import (
     parse_measurements,
     parse_vca,
 )
-from teeio.attestation.expectations import AlgorithmFloor, Expectations, MappedRange, RegisterWindow
+from teeio.attestation.expectations import AlgorithmFloor, Expectations, PlacedRange, RegisterWindow
 from teeio.attestation.freshness import NonceRegistry
 from teeio.attestation.policy import RULES, Policy
 from teeio.attestation.reference_values import ReferenceValue, ReferenceValues
@@ -22,11 +22,11 @@ __all__ = [
     "Decision",
     "Evidence",
     "Expectations",
-    "MappedRange",
     "MeasurementRecord",
     "Negotiation",
     "NonceRegistry",
     "Outcome",
+    "PlacedRange",
     "Policy",
     "Profile",
     "ReferenceValue",

@@ -49,11 +49,11 @@ class AlgorithmFloor:
 
 
 @dataclass(frozen=True, slots=True)
-class MappedRange:
-    """Private MMIO as it is mapped for the TVM: pages of one BAR, contiguous on both sides.
+class PlacedRange:
+    """Private MMIO that the TVM will accept: pages of one BAR, contiguous on both sides.
 
-    `gpa_page` is the guest's page number, `report_page` the page number, in the numbering of the report, to which the
-    TSM's tables lead it; `pages` counts 4 KiB pages.
+    `gpa_page` is the guest's page number, `report_page` the page in the numbering of the report that must be behind it;
+    `pages` counts 4 KiB pages. Whether it is behind it only the TSM knows, which compares in TDG.MMIO.ACCEPT.
     """
 
     bar: int
@@ -95,5 +95,5 @@ class Expectations:
     minimum_version: int = Version.V1_2
     floor: AlgorithmFloor = field(default_factory=AlgorithmFloor)
     required_lock_flags: LockFlags = LockFlags.NO_FW_UPDATE
-    mapped: tuple[MappedRange, ...] | None = None
+    mapped: tuple[PlacedRange, ...] | None = None
     registers: tuple[RegisterWindow, ...] | None = None

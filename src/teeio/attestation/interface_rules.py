@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from teeio.attestation.expectations import MappedRange, RegisterWindow
+from teeio.attestation.expectations import PlacedRange, RegisterWindow
 from teeio.attestation.rule import Case, Judgement, Profile, Rule, all_of, failed, passed, unchecked
-from teeio.tdisp.messages import PAGE_SIZE, InterfaceInfo, InterfaceState, LockFlags, MmioRange, RangeAttributes
+from teeio.tdisp.messages import (
+    PAGE_SIZE,
+    DeviceInterfaceReport,
+    InterfaceInfo,
+    InterfaceState,
+    LockFlags,
+    MmioRange,
+    RangeAttributes,
+)
 
 PAGE_LIMIT = (1 << 64) // PAGE_SIZE
 """Pages of a 64-bit address space."""
@@ -60,8 +68,9 @@ def _tdx_lock_flags(case: Case) -> Judgement:
 # -- the report --------------------------------------------------------------------------------------------------------
 
 
-def _tdx_interface_info(case: Case) -> Judgement:
-    info = case.report.info
+def interface_info_problems(report: DeviceInterfaceReport) -> list[str]:
+    """Say what of INTERFACE_INFO TDX Connect does not take (TDX module, tdisp.c; Device Guide, appendix A)."""
+    info = report.info
     problems = []
     if not info & InterfaceInfo.DMA_WITHOUT_PASID:
         problems.append("INTERFACE_INFO lacks DMA_WITHOUT_PASID")
@@ -70,17 +79,25 @@ def _tdx_interface_info(case: Case) -> Judgement:
         for flag in (InterfaceInfo.DMA_WITH_PASID, InterfaceInfo.ATS_ENABLED, InterfaceInfo.PRS_ENABLED)
         if info & flag
     ]
-    return all_of(problems, "DMA is without PASID, ATS and PRS")
+    return problems
+
+
+def control_problems(report: DeviceInterfaceReport) -> list[str]:
+    """Say what of the report's controls TDX Connect does not take (ibid.)."""
+    controls = {
+        "MSI_X_MESSAGE_CONTROL": report.msi_x_message_control,
+        "LNR_CONTROL": report.lnr_control,
+        "TPH_CONTROL": report.tph_control,
+    }
+    return [f"{name} is {value:#x}, must be 0" for name, value in controls.items() if value]
+
+
+def _tdx_interface_info(case: Case) -> Judgement:
+    return all_of(interface_info_problems(case.report), "DMA is without PASID, ATS and PRS")
 
 
 def _tdx_controls(case: Case) -> Judgement:
-    controls = {
-        "MSI_X_MESSAGE_CONTROL": case.report.msi_x_message_control,
-        "LNR_CONTROL": case.report.lnr_control,
-        "TPH_CONTROL": case.report.tph_control,
-    }
-    problems = [f"{name} is {value:#x}, must be 0" for name, value in controls.items() if value]
-    return all_of(problems, "MSI-X, LNR and TPH controls are 0")
+    return all_of(control_problems(case.report), "MSI-X, LNR and TPH controls are 0")
 
 
 def _msix(case: Case) -> Judgement:
@@ -145,18 +162,18 @@ def _mapped(case: Case) -> Judgement:
         inside = sorted((one for one in mapped if _within(one, part)), key=lambda one: one.report_page)
         problems += _gaps(at, part, inside)
     problems += _guest_overlaps(mapped) + _shifts(mapped)
-    return all_of(problems, f"{len(tee)} TEE ranges are mapped exactly as reported")
+    return all_of(problems, f"{len(tee)} TEE ranges fit the BARs that the TVM sees, each page once")
 
 
-def _within(one: MappedRange, part: MmioRange) -> bool:
+def _within(one: PlacedRange, part: MmioRange) -> bool:
     return one.bar == part.range_id and part.first_page <= one.report_page and one.report_page + one.pages <= _end(part)
 
 
-def _unbacked(one: MappedRange) -> str:
+def _unbacked(one: PlacedRange) -> str:
     return f"guest page {one.gpa_page:#x} (BAR {one.bar}, {one.pages} pages) is not backed by a TEE range of the device"
 
 
-def _gaps(at: int, part: MmioRange, inside: list[MappedRange]) -> list[str]:
+def _gaps(at: int, part: MmioRange, inside: list[PlacedRange]) -> list[str]:
     problems, expected = [], part.first_page
     for one in inside:
         if one.report_page != expected:
@@ -168,7 +185,7 @@ def _gaps(at: int, part: MmioRange, inside: list[MappedRange]) -> list[str]:
     return problems
 
 
-def _guest_overlaps(mapped: tuple[MappedRange, ...]) -> list[str]:
+def _guest_overlaps(mapped: tuple[PlacedRange, ...]) -> list[str]:
     in_order = sorted(mapped, key=lambda one: one.gpa_page)
     return [
         f"guest page {right.gpa_page:#x} is mapped twice"
@@ -177,7 +194,7 @@ def _guest_overlaps(mapped: tuple[MappedRange, ...]) -> list[str]:
     ]
 
 
-def _shifts(mapped: tuple[MappedRange, ...]) -> list[str]:
+def _shifts(mapped: tuple[PlacedRange, ...]) -> list[str]:
     """Find BARs whose pages the guest sees in another order or at another distance than the device has them."""
     shifts: dict[int, set[int]] = {}
     for one in mapped:
@@ -269,10 +286,10 @@ INTERFACE_RULES = (
         _ranges,
     ),
     Rule(
-        "mapped-ranges",
-        "The TVM's private MMIO is mapped exactly as reported",
-        "the VMM maps guest MMIO to other memory, in another order, shifted or twice",
-        "PCIe Base 11.3.11; TDX Connect: TDG.MMIO.ACCEPT",
+        "placed-ranges",
+        "The report's TEE ranges fit the BARs that the TVM sees",
+        "a report leads the TVM to accept guest MMIO that is missing, shifted, in another order or there twice",
+        "PCIe Base 11.3.11; what is mapped there the TSM compares with the report in TDG.MMIO.ACCEPT",
         _mapped,
     ),
     Rule(

@@ -41,7 +41,7 @@ from teeio.pcie.registers import Register
 from teeio.pcie.seams import DONE, UNSUPPORTED, Dma, Interrupts, Reply, ResetKind
 from teeio.pcie.tlp import PAGE, CompletionStatus, Tlp, TlpType
 from teeio.pcie.transfer import serve_memory
-from teeio.spdm.device_state import DeviceMeasurements
+from teeio.spdm.device_state import DeviceMeasurements, Identity
 from teeio.tdisp.interface import Interface
 from teeio.tdisp.messages import FunctionId, LockFlags
 from teeio.tdisp.states import Event
@@ -104,8 +104,7 @@ class Device:
         self.tdis = {function: self._make_tdi(function) for function in (*self.pfs, *self.vfs)}
         self._buses = {function: self._make_bus(function) for function in self.tdis}
         self.measurements = DeviceMeasurements(measured(configuration.manufacture))
-        maker = manufacturer or Manufacturer.found(configuration.manufacture.info, entropy, now)
-        self.dsm = self._make_dsm(entropy, maker)
+        self.dsm = self._make_dsm(entropy, self._identities(manufacturer, entropy, now))
         self.responder = self.dsm.responder(DoeBinding(), name=configuration.name)
         self.mailbox = DoeMailbox(self._doe_registers, self._doe, limit=DOE_LIMIT)
         self._watch()
@@ -149,7 +148,14 @@ class Device:
         function.model.attach(bus)
         return bus
 
-    def _make_dsm(self, entropy: Entropy, manufacturer: Manufacturer) -> Dsm:
+    def _identities(self, manufacturer: Manufacturer | None, entropy: Entropy, now: float) -> tuple[Identity, ...]:
+        c = self.configuration
+        if c.identities:
+            return c.identities
+        maker = manufacturer or Manufacturer.found(c.manufacture.info, entropy, now)
+        return tuple(maker.certify(c.manufacture).values())
+
+    def _make_dsm(self, entropy: Entropy, identities: tuple[Identity, ...]) -> Dsm:
         c = self.configuration
         idle = [_idle_port() for _ in range(c.idle_ports)]
         ports = [(self.port.ide, self.streams)]
@@ -165,7 +171,7 @@ class Device:
             observer=self.observer,
         )
         return Dsm(
-            manufacturer.certify(c.manufacture),
+            identities,
             self.measurements,
             dict(enumerate(keys)),
             tdisp,
@@ -179,6 +185,8 @@ class Device:
     def _watch(self) -> None:
         for function in self.tdis:
             function.express.watch(ExpressCapability.DEVICE_CONTROL, self._control_watcher(function))
+        for function in self.pfs:
+            function.space.observe(self._ranges_written)
         if self.pfs[0].sriov is not None:
             # The last observer: the TDIs have heard of the change before their functions vanish.
             self.pfs[0].sriov.observe(self._vfs_written)
@@ -205,9 +213,13 @@ class Device:
         """List the functions that exist now."""
         return {address: self._by_space[space] for address, space in self.functions.present().items()}
 
+    def _at(self, function: Bdf) -> Function | None:
+        space = self.functions.find(function)
+        return None if space is None else self._by_space[space]
+
     def tdi(self, function: Bdf) -> Tdi:
         """Find the TDI of a function that exists now. Raises `Misuse`."""
-        found = self.present().get(function)
+        found = self._at(function)
         if found is None:
             raise Misuse(f"{function} does not exist", remedy=f"there is {', '.join(map(str, self.present()))}")
         return self.tdis[found]
@@ -277,7 +289,7 @@ class Device:
         self, function: Bdf, bar: int, offset: int, size: int, t_bit: bool, stream_id: int | None
     ) -> Function | None:
         """Find the function if the access lies in its BAR and its TDI handles it."""
-        found = self.present().get(function)
+        found = self._at(function)
         placed = found.placed().get(bar) if found else None
         if found is None or placed is None or offset < 0 or not 0 <= size <= PAGE or offset + size > placed.size:
             return None
@@ -289,7 +301,7 @@ class Device:
         return found
 
     def _release_interrupts(self, function: Bdf) -> None:
-        found = self.present().get(function)
+        found = self._at(function)
         if found is not None:
             self._buses[found].release_interrupts()
 
@@ -313,20 +325,23 @@ class Device:
         for one in affected:
             self.tdis[one].interface.happen(Event.FLR)
         if function is self.pfs[0]:
-            self.port.ide.reset()
-            self.mailbox.reset()
+            # While the registers still say whom to tell: only a link down or a conventional reset goes without IDE Fail (6.33.8).
+            self.port.ide.erase_keys(InsecureCause.FUNCTION_RESET)
         for one in affected:
             one.reset()
+        if function is self.pfs[0]:
+            self.port.ide.reset()
+            self.mailbox.reset()
 
     def _conventional_reset(self) -> None:
         """Reset everything: TDIs to CONFIG_UNLOCKED, sessions and keys gone (PCIe Base 11.4.8)."""
         self._happen(Event.CONVENTIONAL_RESET)
         self.dsm.reset("conventional reset")
         self.port.link_down()
-        self.port.ide.reset(conventional=True)
-        self.mailbox.reset()
         for function in self.tdis:
             function.reset()
+        self.port.ide.reset(conventional=True)
+        self.mailbox.reset()
         self._set_debug(self._debug & ~_UNTIL_RESET)
 
     # -- what comes from the port
@@ -361,6 +376,16 @@ class Device:
         for function in self.vfs:
             if function not in present:
                 function.reset()
+
+    def _ranges_written(self, register: Register, old: int, new: int) -> None:
+        """See that no BAR has come over a locked TDI's: what must not overlap at LOCK must not come to (11.3.8)."""
+        locked = {self.address_of(function): tdi for function, tdi in self.tdis.items() if tdi.state.locked}
+        if not locked:
+            return
+        decoded = list(self.functions.decoded())
+        for address, tdi in locked.items():
+            if any(tdi.covers(claimed) for function, _, claimed in decoded if function != address):
+                tdi.interface.happen(Event.CONFIG_CHANGED)
 
     def _happen(self, event: Event) -> None:
         for tdi in self.tdis.values():

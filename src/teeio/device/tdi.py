@@ -180,6 +180,10 @@ class Tdi:
         """Note where the BARs lie; changes are tracked as long as the interface is locked."""
         self._locked_at = self.function.placed()
 
+    def covers(self, other: AddressRange) -> bool:
+        """Tell whether some of `other` is a locked BAR's."""
+        return any(placed.overlaps(other) for placed in self._locked_at.values())
+
     def quiesce(self) -> None:
         """Abort accepted work and drop interrupts that wait; between two of the model's steps no DMA is under way."""
         self.function.model.abort()

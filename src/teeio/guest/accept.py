@@ -19,7 +19,7 @@ from teeio.abi.hypercalls import TdcmBind, TdcmCheckTeeioSupp, TdcmGetTdiState, 
 from teeio.abi.operands import GPA_SHARED_BIT, PAGE_SIZE, PRIVATE_MMIO_BASE, DevifOperation
 from teeio.abi.statuses import Status
 from teeio.abi.tdcalls import NO_BIND_SESSION, TdgDevifValidate, TdgDmarAccept, TdgMmioAccept, TdgTdiStart
-from teeio.attestation import Evidence, MappedRange, RegisterWindow, Verdict
+from teeio.attestation import Evidence, PlacedRange, RegisterWindow, Verdict
 from teeio.errors import AuthenticationFailed, DecodeError, Incompatible, Misuse, PeerViolation, TeeioError
 from teeio.guest.attest import Verifier, collect, exchange, public_key_hash, read_interface
 from teeio.guest.mmio import MmioWindow
@@ -65,9 +65,9 @@ class TeeRange:
         return self.offset + self.pages * PAGE_SIZE
 
     @property
-    def mapped(self) -> MappedRange:
+    def mapped(self) -> PlacedRange:
         """The range as the policy compares it."""
-        return MappedRange(self.bar, self.gpa // PAGE_SIZE, self.first_page, self.pages)
+        return PlacedRange(self.bar, self.gpa // PAGE_SIZE, self.first_page, self.pages)
 
 
 def tee_ranges(

@@ -224,8 +224,16 @@ class Functions:
         return Bdf.of(self.first.requester_id + number, self.first.segment)
 
     def find(self, function: Bdf) -> ConfigSpace | None:
-        """Find the configuration space of a function that exists now."""
-        return self.present().get(function)
+        """Find the configuration space of a function that exists now, as `present` would list it."""
+        # Every configuration TLP ends here, so the list of all functions is not made for it.
+        if function.segment != self.first.segment:
+            return None
+        for number, (capability, spaces) in reversed(self.virtual.items()):
+            distance = function.requester_id - self.first.requester_id - number & 0xFFFF
+            for offset, space in zip(capability.offsets(), spaces, strict=False):
+                if offset & 0xFFFF == distance:
+                    return space
+        return self.physical.get(function.requester_id - self.first.requester_id & 0xFFFF)
 
     def config_read(self, function: Bdf, offset: int, size: int) -> int | None:
         """Read configuration space; None if there is no such function."""
@@ -240,11 +248,12 @@ class Functions:
         return space is not None
 
     def decode(self, address: int, size: int = 1) -> BarHit | None:
-        """Find whose BAR decodes all of [address, address + size)."""
-        for function, bar, decoded in self.decoded():
-            if decoded.holds(address, size):
-                return BarHit(function, bar, address - decoded.start)
-        return None
+        """Find whose BAR decodes all of [address, address + size); nobody's if another BAR claims any of it too."""
+        claims = [claim for claim in self.decoded() if claim[2].start < address + size and address < claim[2].end]
+        if len(claims) != 1 or not claims[0][2].holds(address, size):
+            return None
+        function, bar, decoded = claims[0]
+        return BarHit(function, bar, address - decoded.start)
 
     def decoded(self) -> Iterator[tuple[Bdf, int, AddressRange]]:
         """List the memory that all BARs decode now, VF BARs included."""

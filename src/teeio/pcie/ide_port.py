@@ -42,6 +42,7 @@ class InsecureCause(Enum):
     RECONFIGURED = "reconfigured while enabled"
     BAD_SETTINGS = "enabled without a valid RID association or with an unknown algorithm"
     RESET = "reset"
+    FUNCTION_RESET = "reset of the function that holds the IDE registers"
     ORDERED = "ordered by the device"
 
 

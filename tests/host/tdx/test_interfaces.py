@@ -17,6 +17,7 @@ from teeio.abi import tdcalls as g
 from teeio.abi.operands import AUTHORITY, PAGE_SIZE, Actor, DevifOperation, LockParameters, PageLevel
 from teeio.abi.statuses import Status
 from teeio.host.tdx.interface import MAX_NONCES, OPERATION_STATES
+from teeio.host.vmm.teardown import Teardown
 from teeio.pcie.doe import SPDM, encode_object
 from teeio.tdisp.messages import DeviceInterfaceReport, InterfaceInfo, InterfaceState, RangeAttributes
 from teeio.tdisp.messages import LockParameters as TdispLockParameters
@@ -502,7 +503,7 @@ def test_a_running_interface_keeps_its_mappings(guest: Guest) -> None:
     assert module.tdh_mmio_unmap(m.TdhMmioUnmap(**place)).status is Status.TLB_TRACKING_NOT_DONE
     assert module.tdh_devif_remove(d.TdhDevifRemove(function_id=function_id)).status is Status.DEVIF_HAS_MAPPED_DMA
     mapped = guest.host.vmm.pci_tsm.binding(guest.function).mapped
-    guest.host.vmm.pci_tsm.mappings.remove_dma(mapped)
+    Teardown(guest.host.vmm.pci_tsm.mappings.remove_dma(mapped)).run()
     assert module.tdh_devif_remove(d.TdhDevifRemove(function_id=function_id)).status is Status.DEVIF_HAS_MAPPED_MMIO
     guest.host.vmm.pci_tsm.mappings.add_dma(mapped)
 

@@ -115,6 +115,11 @@ class Accelerator:
     def _controlled(self, register: Register, old: int, new: int) -> None:
         if not register.get(new, "enable"):
             self.abort()
+        elif not register.get(old, "enable"):
+            # Whoever had the ring before leaves nothing behind that would stop or mislead the next one.
+            self._consumed = self._produced = 0
+            self.registers.set(AcceleratorRegisters.STATUS, consumed=0, busy=0)
+            self.registers.set(AcceleratorRegisters.ERROR, code=0)
 
     def _rung(self, register: Register, old: int, new: int) -> None:
         r = self.registers

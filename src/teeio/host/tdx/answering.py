@@ -7,8 +7,10 @@ the rule behind a refusal.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
-from typing import TypeVar
+from dataclasses import replace
+from enum import Enum
+from functools import cache, wraps
+from typing import TypeVar, get_type_hints
 
 from teeio.abi import CALLS, Result
 from teeio.abi.statuses import Status
@@ -41,12 +43,31 @@ class Answering:
         return result
 
 
+def _typed(operands: C) -> C:
+    """Make members of what the call declares as an enumeration: in a register it is only a number. Raises `Reject`."""
+    changed = {}
+    for name, kind in _enumerations(type(operands)).items():  # type: ignore[arg-type]
+        value = getattr(operands, name)
+        if not isinstance(value, kind):
+            try:
+                changed[name] = kind(value)
+            except ValueError as error:
+                raise Reject(Status.OPERAND_INVALID, f"{name} {value} is no {kind.__name__}") from error
+    return replace(operands, **changed) if changed else operands  # type: ignore[type-var]
+
+
+@cache
+def _enumerations(call: type) -> dict[str, type[Enum]]:
+    hints = get_type_hints(call)
+    return {name: kind for name, kind in hints.items() if isinstance(kind, type) and issubclass(kind, Enum)}
+
+
 def answers(handler: Callable[[S, C], V]) -> Callable[[S, C], Result[V]]:
     """Make a call of a handler that gives its values."""
 
     @wraps(handler)
     def call(self: S, operands: C) -> Result[V]:
-        return self._answer(handler.__name__, lambda: Result(Status.SUCCESS, handler(self, operands)))
+        return self._answer(handler.__name__, lambda: Result(Status.SUCCESS, handler(self, _typed(operands))))
 
     return call
 
@@ -56,6 +77,6 @@ def answers_in_time(handler: Callable[[S, C, float], Result[V]]) -> Callable[[S,
 
     @wraps(handler)
     def call(self: S, operands: C, now: float) -> Result[V]:
-        return self._answer(handler.__name__, lambda: handler(self, operands, now))
+        return self._answer(handler.__name__, lambda: handler(self, _typed(operands), now))
 
     return call

@@ -13,13 +13,14 @@ from teeio.abi.operands import DevifOperation, LockParameters
 from teeio.abi.statuses import Status
 from teeio.abi.tdcalls import NO_BIND_SESSION, DevifAnswer, DevifInfo
 from teeio.attestation.evidence import STATEMENT_HASH
+from teeio.attestation.interface_rules import control_problems, interface_info_problems
 from teeio.crypto.kdf import digest
 from teeio.errors import Reject
 from teeio.host.tdx.records import IdeStream, Tvm
 from teeio.host.tdx.tpa import Task
 from teeio.observe import Observer, StateChanged, ignore
 from teeio.pcie.address import Bdf
-from teeio.tdisp.messages import DeviceInterfaceReport, InterfaceInfo, InterfaceState, MmioRange
+from teeio.tdisp.messages import DeviceInterfaceReport, InterfaceState, MmioRange
 
 OPERATION_STATES = {
     DevifOperation.LOCK: frozenset({InterfaceState.CONFIG_UNLOCKED}),
@@ -231,12 +232,5 @@ class Devif:
 
 
 def unacceptable(report: DeviceInterfaceReport) -> str | None:
-    """Say why TDX Connect takes no such report, or None (TDX module, tdisp.c; Device Guide, appendix A)."""
-    if not report.info & InterfaceInfo.DMA_WITHOUT_PASID:
-        return "DMA without PASID is not offered"
-    barred = InterfaceInfo.DMA_WITH_PASID | InterfaceInfo.ATS_ENABLED | InterfaceInfo.PRS_ENABLED
-    if report.info & barred:
-        return f"{report.info & barred!r} is on: DMA would reach memory by a way that is not controlled"
-    if report.msi_x_message_control or report.lnr_control or report.tph_control:
-        return "MSI-X, LNR or TPH control is not 0"
-    return None
+    """Say why TDX Connect takes no such report, or None."""
+    return "; ".join(interface_info_problems(report) + control_problems(report)) or None

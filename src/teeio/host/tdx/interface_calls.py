@@ -63,9 +63,8 @@ class InterfaceCalls(SessionCalls):
         check_quiet(devif)
         check_unmapped(records, devif)
         del records.devifs[devif.function_id]
-        agent = devif.stream.spdm.agent
         if devif.operation_under_way is not None:
-            agent.abandon()
+            records.abandon(devif.stream.spdm)
         return PagesReturned(records.give_back(devif.pages))
 
     @answers_in_time
@@ -148,8 +147,7 @@ class InterfaceCalls(SessionCalls):
             elif operation is DevifOperation.REPORT:
                 data = yield from self._report(devif)
             elif operation is DevifOperation.START:
-                yield from flows.start_interface(devif.function_id, devif.take_nonce())
-                devif.started()
+                yield from self._start(devif)
             elif operation is DevifOperation.STOP:
                 yield from flows.stop_interface(devif.function_id)
                 devif.end_lock(InterfaceState.CONFIG_UNLOCKED, "STOP_INTERFACE_RESPONSE")
@@ -181,11 +179,20 @@ class InterfaceCalls(SessionCalls):
             mmio_reporting_offset=lock.mmio_reporting_offset,
         )
         nonce = yield from flows.lock_interface(devif.function_id, parameters)
+        devif.stream.check_not_blocked()
         self.records.last_bind_session_id += 1
         devif.locked(nonce, lock, self.records.last_bind_session_id)
 
+    def _start(self, devif: Devif) -> Flow[None]:
+        lock = devif.bind_session_id
+        yield from flows.start_interface(devif.function_id, devif.take_nonce())
+        _expect_unchanged(devif, lock)
+        devif.started()
+
     def _report(self, devif: Devif) -> Flow[bytes]:
+        lock = devif.bind_session_id
         data = yield from flows.get_device_interface_report_bytes(devif.function_id)
+        _expect_unchanged(devif, lock)
         try:
             report = DeviceInterfaceReport.decode(data)
         except DecodeError as error:
@@ -197,9 +204,20 @@ class InterfaceCalls(SessionCalls):
         return data
 
 
+def _expect_unchanged(devif: Devif, lock: int) -> None:
+    """Refuse an answer that came after what it is about was lost: it must not bring the interface back."""
+    devif.stream.check_not_blocked()
+    devif.check_locked(lock)
+
+
 def _refused_by_device(devif: Devif, operation: DevifOperation, error: ErrorResponse) -> Reject:
-    """Draw conclusions from a TDISP_ERROR: what the device refuses in this state is not as the TSM thought."""
+    """Draw conclusions from a TDISP_ERROR: what the device refuses in this state is not as the TSM thought.
+
+    A device that knows no such interface, or cannot tell its state, has lost it.
+    """
     wrong_state = error.code == ErrorCode.INVALID_INTERFACE_STATE
-    if wrong_state or operation in (DevifOperation.START, DevifOperation.STOP):
+    unknown = error.code == ErrorCode.INVALID_INTERFACE
+    untold = operation is DevifOperation.STATE and error.code != ErrorCode.BUSY
+    if wrong_state or unknown or untold or operation in (DevifOperation.START, DevifOperation.STOP):
         devif.fail(str(error))
     return Reject(Status.DEVIF_TDISP_INVALID_STATE if wrong_state else Status.DEVIF_TDISP_FAILED, str(error))

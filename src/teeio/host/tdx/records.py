@@ -236,6 +236,13 @@ class Records:
         for devif in self.devifs_on(stream):
             devif.fail(cause)
 
+    def abandon(self, context: SpdmContext) -> None:
+        """Drop what is under way with a device. If its answer was still out, the session is out of step and over."""
+        had_session = context.agent.session is not None
+        context.agent.abandon()
+        if had_session and context.agent.session is None:
+            self.session_ended(context, "an exchange in the session was abandoned")
+
     def session_ended(self, context: SpdmContext, cause: str) -> None:
         """Block all streams of a device whose session is over: their keys came over it (PCIe Base 11.4.5)."""
         context.agent.forget_session(cause)

@@ -102,8 +102,10 @@ class SessionCalls(Answering):
         agent = context.agent
         task = ("TDH.SPDM.DISCONNECT", context.spdm_id, 0)
         if agent.task != task:
-            agent.abandon()
             agent.need_session()
+            self.records.abandon(context)
+            if agent.session is None:
+                return Result(Status.SUCCESS)
         action = agent.advance(task, agent.disconnect, call.response, now)
         if not isinstance(action, Done):
             return pending(action)
@@ -148,7 +150,7 @@ class SessionCalls(Answering):
     ) -> Send | Wait | Done[V]:
         """Take an exchange one step on. Raises `Reject` with `failure` if the device has failed it.
 
-        An exchange that cost the session (a record that did not verify) costs its streams too.
+        An exchange that cost the session (a request without a protected answer) costs its streams too.
         """
         had_session = context.agent.session is not None
         try:
@@ -269,7 +271,7 @@ class SessionCalls(Answering):
         context = self.records.context(call.spdm_id)
         stream = context.stream(call.stream_id)
         if context.agent.task in [_km_task(stream, operation) for operation in KmOperation]:
-            context.agent.abandon()
+            self.records.abandon(context)
         self.records.block(stream, "TDH.IDE.STREAM.BLOCK")
 
     @answers

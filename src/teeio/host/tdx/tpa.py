@@ -18,12 +18,13 @@ from teeio.crypto.algorithms import Aead
 from teeio.crypto.entropy import Entropy
 from teeio.crypto.kdf import digest
 from teeio.crypto.keys import public_key_der
-from teeio.errors import Misuse, Reject, TeeioError
+from teeio.errors import Incompatible, Misuse, Reject, TeeioError
 from teeio.flow import Action, Done, Flow, Send, Wait
 from teeio.host.tdx.vendor_messages import observed
 from teeio.observe import Observer, ignore
 from teeio.pcie.doe import DoeBinding
 from teeio.spdm import flows
+from teeio.spdm.constants import Capability
 from teeio.spdm.requester import Requester
 from teeio.spdm.state import Session, Settings
 
@@ -142,7 +143,12 @@ class Agent:
     def connect(self) -> Flow[DeviceEvidence]:
         """Negotiate, authenticate, measure, and set up the session (DSP0274, CMA)."""
         requester = self.requester
-        yield from flows.connect(requester)
+        connection = yield from flows.connect(requester)
+        if not connection.common_capabilities & Capability.ENCRYPT:
+            # The keys of the link travel in the session (PCIe Base 6.33.3, 11.2.2).
+            raise Incompatible(
+                f"{requester.peer} does not encrypt its sessions", remedy="use a device with ENCRYPT_CAP"
+            )
         digests = yield from flows.get_digests()
         chain = yield from flows.get_certificate(requester, SLOT)
         flows.check_digest(requester, digests, SLOT)

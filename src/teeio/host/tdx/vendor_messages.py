@@ -1,7 +1,7 @@
 """IDE_KM and TDISP messages inside VENDOR_DEFINED ones: told to an observer, their errors kept apart from SPDM's.
 
-An SPDM ERROR in answer to such a message may come unprotected, from anybody on the way. It is raised as
-`PeerViolation`, so that `ErrorResponse` is always the vendor protocol's own word, which came over the session.
+An SPDM ERROR in answer to such a message is raised as `PeerViolation`, so that the code of an `ErrorResponse` is always the vendor
+protocol's own.
 """
 
 from __future__ import annotations

@@ -167,11 +167,21 @@ class Hypercalls:
         bound_before = self._pci_tsm.is_bound(function)
         self._pci_tsm.bind(function, self._machine.tdr)
         try:
-            self._pci_tsm.guest_req(function, DevifOperation.LOCK, now, lock)
+            self._lock(function, lock, now, fresh=not bound_before)
         except TeeioError:
             if not bound_before:
                 self._pci_tsm.unbind(function, now)
             raise
+
+    def _lock(self, function: PciFunction, lock: LockParameters, now: float, *, fresh: bool) -> None:
+        try:
+            self._pci_tsm.guest_req(function, DevifOperation.LOCK, now, lock)
+        except CallRefused as refused:
+            if not fresh or refused.status is not Status.DEVIF_TDISP_INVALID_STATE:
+                raise
+            # An earlier user's STOP never came: STOP clears that up in any state (PCIe Base 11.3.18).
+            self._pci_tsm.guest_req(function, DevifOperation.STOP, now)
+            self._pci_tsm.guest_req(function, DevifOperation.LOCK, now, lock)
 
     @answers
     def tdcm_get_dev_info(self, call: v.TdcmGetDevInfo, now: float, /) -> v.DeviceInfo:

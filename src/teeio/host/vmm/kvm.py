@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import NamedTuple
 
 from teeio.abi import VmmToTsm
@@ -23,6 +24,7 @@ from teeio.host.root_complex import ECAM, Interrupt
 from teeio.host.secure_ept import SharedEpt
 from teeio.host.vmm.guest_function import GuestFunction, guest_address
 from teeio.host.vmm.pci_tsm import PciTsm
+from teeio.host.vmm.teardown import Teardown
 from teeio.host.vmm.vfio import Unit, Vfio
 from teeio.pcie.address import Bdf
 
@@ -62,6 +64,7 @@ class GuestMachine:
         self.shared: dict[int, int] = {}
         self.functions: dict[Bdf, GuestFunction] = {}
         self.units: dict[Bdf, Unit] = {}
+        self.teardown: Teardown | None = None
 
     def interrupt(self, vector: int) -> None:
         """Tell the guest of an interrupt."""
@@ -110,8 +113,10 @@ class Kvm:
             raise Misuse(f"a TVM of {memory_size:#x} bytes", remedy=f"give whole pages, {ECAM.base:#x} at most")
         with ExitStack() as undo:
             tdr = self._memory.allocate()
-            undo.callback(self._memory.free, tdr)
+            ours = undo.enter_context(ExitStack())
+            ours.callback(self._memory.free, tdr)
             self._tsm.tdh_mng_create(m.TdhMngCreate(tdr=tdr)).require("TDH.MNG.CREATE")
+            ours.pop_all()
             machine = GuestMachine(name, tdr, self._shared_ept(tdr), memory_size, huge_pages)
             undo.callback(self._end, machine)
             self._tsm.tdh_mng_init(m.TdhMngInit(tdr=tdr, tdx_connect=tdx_connect)).require("TDH.MNG.INIT")
@@ -132,17 +137,25 @@ class Kvm:
         for address in list(machine.functions):
             self.remove_function(machine, address, now)
         self._end(machine)
-        self._memory.free(machine.tdr)
         self.machines.pop(machine.tdr, None)
 
     def _end(self, machine: GuestMachine) -> None:
-        """Take all memory from a TVM and end it; its root page is the VMM's then."""
+        """Take all memory from a TVM and end it; its root page is the VMM's then, and free."""
         for gpa in list(machine.shared):
             self._memory.free(self._unshare(machine, gpa))
         for taken in self._take_private(machine, list(machine.private)):
             self._memory.free(taken.hpa, taken.level.size)
-        self._tsm.tdh_mng_key_freeid(m.TdhMngKeyFreeid(tdr=machine.tdr)).require("TDH.MNG.KEY.FREEID")
-        self._tsm.tdh_phymem_page_reclaim(m.TdhPhymemPageReclaim(hpa=machine.tdr)).require("TDH.PHYMEM.PAGE.RECLAIM")
+        machine.teardown = machine.teardown or Teardown(
+            [partial(self._free_key, machine.tdr), partial(self._reclaim, machine.tdr)]
+        )
+        machine.teardown.run()
+
+    def _free_key(self, tdr: int) -> None:
+        self._tsm.tdh_mng_key_freeid(m.TdhMngKeyFreeid(tdr=tdr)).require("TDH.MNG.KEY.FREEID")
+
+    def _reclaim(self, tdr: int) -> None:
+        self._tsm.tdh_phymem_page_reclaim(m.TdhPhymemPageReclaim(hpa=tdr)).require("TDH.PHYMEM.PAGE.RECLAIM")
+        self._memory.free(tdr)
 
     # -- memory
 
@@ -153,8 +166,9 @@ class Kvm:
                 f"first contents of {len(contents)} bytes at {gpa:#x}", remedy="give whole pages of the memory"
             )
         with ExitStack() as undo:
-            source, page = self._memory.allocate(), self._memory.allocate()
+            source = self._memory.allocate()
             undo.callback(self._memory.free, source)
+            page = self._memory.allocate()
             failed = undo.enter_context(ExitStack())
             failed.callback(self._memory.free, page)
             self._memory.write(source, contents)
@@ -186,24 +200,24 @@ class Kvm:
                 yield gpa, PageLevel.PAGE_4K
             gpa += PAGE_SIZE
 
-    def _take_private(self, machine: GuestMachine, gpas: list[int]) -> list[TakenPage]:
-        """Take private pages from a TVM: block all, flush once, remove all.
+    def _take_private(self, machine: GuestMachine, gpas: list[int]) -> Iterator[TakenPage]:
+        """Take private pages from a TVM: block all, flush once, remove one by one.
 
-        Raises `CallRefused` if the TSM keeps one; those before it are then lost to the VMM until the TVM has ended.
+        Raises `CallRefused` if the TSM keeps one; done again, it goes on where it stopped.
         """
         for gpa in gpas:
-            level = machine.private[gpa]
-            self._tsm.tdh_mem_range_block(m.TdhMemRangeBlock(tdr=machine.tdr, gpa=gpa, level=level))
+            call = m.TdhMemRangeBlock(tdr=machine.tdr, gpa=gpa, level=machine.private[gpa])
+            blocked = self._tsm.tdh_mem_range_block(call)
+            if blocked.status is not Status.EPT_ENTRY_STATE_INCORRECT:  # a page that is blocked already is as wanted
+                blocked.require("TDH.MEM.RANGE.BLOCK")
         if gpas:
             self._pci_tsm.mappings.flush_tvm(machine.tdr)
-        taken = []
         for gpa in gpas:
             level = machine.private[gpa]
-            call = m.TdhMemPageRemove(tdr=machine.tdr, gpa=gpa, level=level)
-            removed = self._tsm.tdh_mem_page_remove(call).require("TDH.MEM.PAGE.REMOVE")
+            remove = m.TdhMemPageRemove(tdr=machine.tdr, gpa=gpa, level=level)
+            removed = self._tsm.tdh_mem_page_remove(remove).require("TDH.MEM.PAGE.REMOVE")
             del machine.private[gpa]
-            taken.append(TakenPage(gpa, removed.pages[0], level))
-        return taken
+            yield TakenPage(gpa, removed.pages[0], level)
 
     def share(self, machine: GuestMachine, gpa: int, size: int) -> None:
         """Make guest memory shared: private pages are taken away and, scrubbed, are the VMM's from then on."""

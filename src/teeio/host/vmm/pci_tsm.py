@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 from teeio.abi import Result, VmmToTsm
 from teeio.abi import device_seamcalls as d
@@ -19,6 +20,7 @@ from teeio.abi.operands import (
     DevifOperation,
     KmOperation,
     LockParameters,
+    PagesReturned,
     SpdmOperation,
 )
 from teeio.errors import Incompatible, Misuse, TeeioError
@@ -27,6 +29,7 @@ from teeio.host.vmm.bus import PciBus, PciFunction, is_dsm
 from teeio.host.vmm.mailbox import Mailbox, Step
 from teeio.host.vmm.page_lender import PageLender
 from teeio.host.vmm.stream_registers import DeviceStream
+from teeio.host.vmm.teardown import Teardown
 from teeio.host.vmm.trusted_mappings import MappedInterface, TrustedMappings
 from teeio.observe import Observer, ignore
 from teeio.pcie.address import Bdf
@@ -43,6 +46,7 @@ class Connection:
     stream: DeviceStream
     evidence: d.SpdmConnected
     bindings: dict[Bdf, Binding] = field(default_factory=dict)
+    teardown: Teardown | None = None
 
 
 @dataclass(slots=True)
@@ -53,6 +57,7 @@ class Binding:
     tdr: int
     connection: Connection
     mapped: MappedInterface
+    teardown: Teardown | None = None
 
     @property
     def function_id(self) -> int:
@@ -61,7 +66,11 @@ class Binding:
 
 
 class PciTsm:
-    """The VMM's use of one TSM. Public verbs raise `TeeioError`; what they did by then is undone."""
+    """The VMM's use of one TSM. Public verbs raise `TeeioError`.
+
+    What `connect` and `bind` did before they raise is undone; `disconnect` and `unbind` go on where they stopped when
+    they are called again.
+    """
 
     def __init__(self, tsm: VmmToTsm, bus: PciBus, memory: VmmMemory, observer: Observer = ignore) -> None:
         self._tsm = tsm
@@ -102,14 +111,19 @@ class PciTsm:
         connection = self._connected(dsm)
         for binding in reversed(list(connection.bindings.values())):
             self.unbind(binding.function, now)
+        mailbox, spdm_id, stream = connection.mailbox, connection.spdm_id, connection.stream
+        connection.teardown = connection.teardown or Teardown(
+            [
+                stream.disable,
+                partial(self._km, mailbox, spdm_id, stream.stream_id, KmOperation.STOP, now),
+                partial(self._delete_stream, spdm_id, stream),
+                partial(self._end_session, mailbox, spdm_id, now),
+                partial(self._delete_session, spdm_id),
+                partial(self._leave_iommu, connection.iommu_id, leaving=connection),
+            ]
+        )
+        connection.teardown.run()
         del self.connections[dsm.address]
-        stream = connection.stream
-        stream.disable()
-        self._km(connection.mailbox, connection.spdm_id, stream.stream_id, KmOperation.STOP, now)
-        self._delete_stream(connection.spdm_id, stream)
-        self._end_session(connection.mailbox, connection.spdm_id, now)
-        self._delete_session(connection.spdm_id)
-        self._leave_iommu(connection.iommu_id)
 
     def manage(self, dsm: PciFunction, operation: SpdmOperation, now: float) -> d.SpdmConnected:
         """Keep the session of a device: heartbeat, key update, or measurements taken again."""
@@ -144,10 +158,15 @@ class PciTsm:
         ).require("TDH.IOMMU.SETUP")
         undo.callback(self._leave_iommu, iommu_id)
 
-    def _leave_iommu(self, iommu_id: int) -> None:
-        """Take the IOMMU out of TDX mode unless a device still needs it."""
-        if not any(connection.iommu_id == iommu_id for connection in self.connections.values()):
-            self._lender.take_back(self._tsm.tdh_iommu_clear(m.TdhIommuClear(iommu_id=iommu_id)))
+    def _leave_iommu(self, iommu_id: int, leaving: Connection | None = None) -> None:
+        """Take the IOMMU out of TDX mode unless another device still needs it."""
+        others = [connection for connection in self.connections.values() if connection is not leaving]
+        if not any(connection.iommu_id == iommu_id for connection in others):
+            self._take_back(self._tsm.tdh_iommu_clear(m.TdhIommuClear(iommu_id=iommu_id)), "TDH.IOMMU.CLEAR")
+
+    def _take_back(self, result: Result[PagesReturned], call: str) -> None:
+        result.require(call)
+        self._lender.take_back(result)
 
     def _create_session(self, dsm: PciFunction, iommu_id: int, undo: ExitStack) -> int:
         created = self._lender.give(
@@ -164,7 +183,7 @@ class PciTsm:
         return created.spdm_id
 
     def _delete_session(self, spdm_id: int) -> None:
-        self._lender.take_back(self._tsm.tdh_spdm_delete(d.TdhSpdmDelete(spdm_id=spdm_id)))
+        self._take_back(self._tsm.tdh_spdm_delete(d.TdhSpdmDelete(spdm_id=spdm_id)), "TDH.SPDM.DELETE")
 
     def _end_session(self, mailbox: Mailbox, spdm_id: int, now: float) -> None:
         mailbox.pump(
@@ -218,9 +237,8 @@ class PciTsm:
         stream_id = stream.stream_id
         self._tsm.tdh_ide_stream_block(d.TdhIdeStreamBlock(spdm_id=spdm_id, stream_id=stream_id))
         stream.clear()
-        self._lender.take_back(
-            self._tsm.tdh_ide_stream_delete(d.TdhIdeStreamDelete(spdm_id=spdm_id, stream_id=stream_id))
-        )
+        deleted = self._tsm.tdh_ide_stream_delete(d.TdhIdeStreamDelete(spdm_id=spdm_id, stream_id=stream_id))
+        self._take_back(deleted, "TDH.IDE.STREAM.DELETE")
 
     # -- bind and unbind
 
@@ -234,6 +252,8 @@ class PciTsm:
         if bound is not None:
             if bound.tdr != tdr:
                 raise Misuse(f"{function.address} is bound to another TVM", remedy="unbind it first")
+            if bound.teardown is not None:
+                raise Misuse(f"{function.address} is only half unbound", remedy="unbind it again")
             return bound
         with ExitStack() as undo:
             self._lender.give(
@@ -258,7 +278,19 @@ class PciTsm:
     def unbind(self, function: PciFunction, now: float) -> None:
         """Stop an interface and take it from its TVM; if it cannot be stopped its stream is blocked, for all on it."""
         binding = self.binding(function)
-        connection = binding.connection
+        binding.teardown = binding.teardown or Teardown(
+            [
+                partial(self._quieten, binding, now),
+                *self.mappings.remove_dma(binding.mapped),
+                *self.mappings.unmap_mmio(binding.mapped),
+                partial(self._remove_interface, binding.function_id),
+            ]
+        )
+        binding.teardown.run()
+        del binding.connection.bindings[function.address]
+
+    def _quieten(self, binding: Binding, now: float) -> None:
+        function, connection = binding.function, binding.connection
         try:
             self.guest_req(function, DevifOperation.STOP, now)
         except TeeioError:
@@ -267,10 +299,6 @@ class PciTsm:
                 d.TdhIdeStreamBlock(spdm_id=connection.spdm_id, stream_id=stream_id)
             ).require("TDH.IDE.STREAM.BLOCK")
             connection.stream.disable()
-        self.mappings.remove_dma(binding.mapped)
-        self.mappings.unmap_mmio(binding.mapped)
-        self._remove_interface(binding.function_id)
-        del connection.bindings[function.address]
 
     def is_bound(self, function: PciFunction) -> bool:
         """Tell whether an interface is bound to some TVM."""
@@ -291,7 +319,7 @@ class PciTsm:
         raise Misuse(f"the device of {function.address} is not connected", remedy="connect its function 0 first")
 
     def _remove_interface(self, function_id: int) -> None:
-        self._lender.take_back(self._tsm.tdh_devif_remove(d.TdhDevifRemove(function_id=function_id)))
+        self._take_back(self._tsm.tdh_devif_remove(d.TdhDevifRemove(function_id=function_id)), "TDH.DEVIF.REMOVE")
 
     # -- exchanges with an interface
 
