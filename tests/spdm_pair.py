@@ -14,6 +14,7 @@ from teeio.spdm import flows
 from teeio.spdm import messages as m
 from teeio.spdm.constants import Version
 from teeio.spdm.device_state import DeviceMeasurements, Identity, Measured, Slot
+from teeio.spdm.mutual import MutualAuthentication
 from teeio.spdm.requester import Requester
 from teeio.spdm.responder import Responder
 from teeio.spdm.state import RESPONDER_CAPABILITIES, Session, Settings
@@ -42,12 +43,12 @@ class PlainBinding:
 
 
 @cache
-def _identity(kind: type, value: int) -> Identity:
+def _identity(kind: type, value: int, seed: bytes) -> Identity:
     algorithm: Asym = kind(value)
     base_hash = BaseHash.SHA_256 if algorithm is BaseAsym.ECDSA_P256 else BaseHash.SHA_384
     made = DeviceIdentity.generate(
         DeviceInfo("Acme", "Accelerator", "0001"),
-        SeededEntropy(b"identity"),
+        SeededEntropy(seed),
         Validity(1.7e9, 2.5e9),
         base_asym=algorithm,
         base_hash=base_hash,
@@ -55,8 +56,8 @@ def _identity(kind: type, value: int) -> Identity:
     return Identity({0: Slot(made.path, made.key), 3: Slot(made.path, made.key)})
 
 
-def identity(algorithm: Asym = BaseAsym.ECDSA_P384) -> Identity:
-    return _identity(type(algorithm), int(algorithm))
+def identity(algorithm: Asym = BaseAsym.ECDSA_P384, seed: bytes = b"identity") -> Identity:
+    return _identity(type(algorithm), int(algorithm), seed)
 
 
 def measurements() -> DeviceMeasurements:
@@ -79,6 +80,9 @@ class Pair:
     requester_changes: dict[str, Any] = field(default_factory=dict)
     vendor_protocols: tuple[Any, ...] = ()
     identities: tuple[Asym, ...] = (BaseAsym.ECDSA_P384, BaseAsym.ECDSA_P256)
+    requester_identities: tuple[Asym, ...] = ()
+    mutual: MutualAuthentication | None = None
+    device: dict[str, Any] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     frames: list[tuple[str, bytes]] = field(default_factory=list)
     now: float = 0.0
@@ -86,7 +90,11 @@ class Pair:
     def __post_init__(self) -> None:
         offered = Settings(versions=(self.version,)).with_suite(self.suite)
         self.requester = Requester(
-            PlainBinding(), replace(offered, **self.requester_changes), SeededEntropy(b"requester"), self.events.append
+            PlainBinding(),
+            replace(offered, **self.requester_changes),
+            SeededEntropy(b"requester"),
+            self.events.append,
+            identities=tuple(identity(algorithm) for algorithm in self.requester_identities),
         )
         serving = replace(Settings(capabilities=RESPONDER_CAPABILITIES, heartbeat_period=10), **self.responder_changes)
         self.responder = Responder(
@@ -97,6 +105,8 @@ class Pair:
             serving,
             self.vendor_protocols,
             psks={b"hint": b"pre-shared key"},
+            mutual=self.mutual,
+            **self.device,
         )
 
     def tamper(self, direction: str, frame: bytes) -> bytes:

@@ -21,6 +21,9 @@ RANKS: dict[str, tuple[int, set[str]]] = {
     "tdisp": (3, {"spdm"}),
     "cxl": (3, {"spdm"}),
     "mctp": (3, {"spdm"}),
+    "tcp_binding": (3, {"spdm"}),
+    "raw_binding": (3, {"spdm"}),
+    "pldm": (3, {"mctp"}),
     "abi": (4, set()),
     "attestation": (4, set()),
     "capture": (4, set()),
@@ -88,7 +91,7 @@ def _may_import(package: str, other: str) -> bool:
     if package in ("errors", "wire", "flow", "observe", "crypto"):
         return False
     if package == "transport":
-        return other in {"errors", "flow", "mctp", "pcie", "spdm", "observe"}
+        return other in {"errors", "flow", "mctp", "tcp_binding", "raw_binding", "pcie", "spdm", "observe"}
     if rank <= 5 and other == "transport":
         return False
     return other_rank < rank and not (rank == 3 and other == "pcie") and not (rank == 5 and other == "capture")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from teeio.errors import DecodeError
+from teeio.spdm.binding import OtherApplication
 from teeio.wire import Record, bits, record, reserved_bits, u8
 
 LINK_TYPE = 291
@@ -69,10 +70,12 @@ class MctpBinding:
         return bytes([MessageType.SPDM]) + message
 
     def unwrap_application(self, data: bytes) -> bytes:
-        """Give the SPDM message in application data. Raises `DecodeError` for another MCTP message type."""
+        """Give the SPDM message in application data. Raises `OtherApplication` for another MCTP message type."""
         kind = _message_type(data)
         if kind != MessageType.SPDM:
-            raise DecodeError("MctpMessage", "message_type", 0, f"{kind:#04x} in application data is not SPDM (0x05)")
+            raise OtherApplication(
+                "MctpMessage", "message_type", f"{kind:#04x} in application data is not SPDM (0x05)", bytes(data)
+            )
         return bytes(data[1:])
 
 

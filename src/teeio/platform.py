@@ -45,7 +45,7 @@ TICK = 1e-3
 MEMORY_SIZE = 64 << 20
 TVM_MEMORY_SIZE = 16 << 20
 ROOT_PORT = Bdf(0, 0, 1, 0)
-KERNEL = b"the TVM's measured kernel image"
+KERNEL = b"the TVM's kernel image"
 
 
 class VirtualClock:

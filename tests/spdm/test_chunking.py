@@ -41,8 +41,8 @@ def test_everything_works_in_small_pieces(version: Version, requester: int, resp
     pair.run(flows.get_measurements(r, session=session.session_id))
     pair.run(flows.key_update(r, session))
     pair.run(flows.end_session(r, session))
-    assert pair.responder.incoming is None
-    assert pair.responder.outgoing is None
+    assert pair.responder.large.incoming is None
+    assert pair.responder.large.outgoing is None
     codes = {frame[2] for way, frame in pair.frames if frame[0] == 0}
     assert (m.ChunkSend.CODE in codes) == (responder < 4608)
     assert (m.ChunkGet.CODE in codes) == (requester < 4608)
@@ -117,11 +117,11 @@ def test_a_responder_refuses_bad_chunks_early_and_keeps_nothing() -> None:
     ack = m.ChunkSendAck.decode(answer, pair.requester.connection.facts)
     assert ack.early_error
     assert ack.response[1:3] == bytes([m.Error.CODE, ErrorCode.INVALID_REQUEST])
-    assert pair.responder.incoming is None
+    assert pair.responder.large.incoming is None
     assert not m.ChunkSendAck.decode(_send(pair), pair.requester.connection.facts).early_error
-    assert pair.responder.incoming is not None
+    assert pair.responder.large.incoming is not None
     pair.run(flows.get_digests())
-    assert pair.responder.incoming is None
+    assert pair.responder.large.incoming is None
 
 
 def test_no_chunks_inside_chunks() -> None:
@@ -149,3 +149,30 @@ def test_without_chunks_a_request_that_is_too_large_is_our_misuse() -> None:
     pair.authenticate()
     with pytest.raises(Misuse, match="takes 64"):
         pair.run(flows.key_exchange(pair.requester))
+
+
+def _pieces(pair: Pair, message: bytes) -> tuple[bytes, bytes]:
+    facts = pair.requester.connection.facts
+    first = m.ChunkSend(handle=1, large_message_size=len(message), chunk=message[:60])
+    last = m.ChunkSend(handle=1, sequence=1, last=1, chunk=message[60:])
+    return first.encode(facts), last.encode(facts)
+
+
+@pytest.mark.parametrize(("begun", "continued"), [(0, None), (None, 0), (0, 1), (1, 0)])
+def test_a_message_begun_at_one_place_does_not_go_on_at_another(begun: int | None, continued: int | None) -> None:
+    pair = small(Version.V1_3, 100, 100, vendor_protocols=(_Echo(),))
+    pair.authenticate()
+    sessions = [pair.run(flows.key_exchange(pair.requester)) for _ in range(2)]
+    start, other = (None if place is None else sessions[place] for place in (begun, continued))
+    request = m.VendorDefinedRequest(standard_id=3, vendor_id=b"\x01\x00", payload=b"\x07" + bytes(99))
+    first, last = _pieces(pair, request.encode(pair.requester.connection.facts))
+    assert (pair.say(first, start) or b"")[1] == m.ChunkSendAck.CODE
+    refused = bytes([m.Error.CODE, ErrorCode.UNEXPECTED_REQUEST])
+    assert (pair.say(last, other) or b"")[1:3] == refused
+    # A large answer stays where it was asked for, too.
+    asked = m.GetMeasurements(operation=0xFF, context=bytes(8)).encode(pair.requester.connection.facts)
+    answer = pair.say(asked, start) or b""
+    assert answer[1:3] == bytes([m.Error.CODE, ErrorCode.LARGE_RESPONSE])
+    get = m.ChunkGet(handle=answer[4]).encode(pair.requester.connection.facts)
+    assert (pair.say(get, other) or b"")[1:3] == bytes([m.Error.CODE, ErrorCode.INVALID_REQUEST])
+    assert (pair.say(get, start) or b"")[1] == m.ChunkResponse.CODE

@@ -138,7 +138,7 @@ def test_a_lapsed_heartbeat_ends_the_session() -> None:
     pair.now = 19.0
     pair.run(flows.heartbeat(session))
     pair.now = 40.0
-    with pytest.raises(ErrorResponse, match="INVALID_SESSION"):
+    with pytest.raises(PeerViolation, match="unprotected"):
         pair.run(flows.heartbeat(session))
     assert not pair.responder.sessions
 

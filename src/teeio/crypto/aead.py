@@ -32,6 +32,9 @@ _CIPHERS: dict[Aead, Callable[[bytes], Cipher]] = {
 }
 
 
+AEAD_IMPLEMENTED = Aead(sum(_CIPHERS))
+
+
 class AeadKey:
     """One AEAD key. Nonces are the caller's business; using one twice breaks everything."""
 

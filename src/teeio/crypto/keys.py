@@ -47,6 +47,10 @@ _HASHES: dict[BaseHash, HashAlgorithm] = {
 }
 
 
+HASHES_IMPLEMENTED = tuple(_HASHES)
+"""Hashes that signatures can be made over."""
+
+
 def hash_algorithm(algorithm: BaseHash) -> HashAlgorithm:
     """Give the library's hash object. Raises `Incompatible` for SM3, which signatures here cannot use."""
     found = _HASHES.get(algorithm)
@@ -227,6 +231,12 @@ def verify(
 def public_key_der(public: Any) -> bytes:
     """Give SubjectPublicKeyInfo in DER (RFC 7250)."""
     return bytes(public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo))
+
+
+def signing_key_pem(key: SigningKey) -> bytes:
+    """Give a private key as unencrypted PKCS#8 in PEM, which the DMTF reference emulator reads too."""
+    pkcs8, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    return bytes(key.key.private_bytes(serialization.Encoding.PEM, pkcs8, plain))
 
 
 def signing_key_from_pem(pem: bytes, algorithm: Asym) -> SigningKey:

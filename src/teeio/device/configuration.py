@@ -12,6 +12,7 @@ from teeio.device.models.model import FunctionModel
 from teeio.errors import Misuse
 from teeio.pcie.address import Bdf
 from teeio.pcie.config_space import ExtendedCapability
+from teeio.spdm.device_state import Identity
 from teeio.spdm.state import RESPONDER_CAPABILITIES, Settings
 from teeio.spdm.vendor import VendorProtocol
 from teeio.tdisp.interface import InterfacePolicy
@@ -34,7 +35,8 @@ OPTIONAL_REQUESTS = frozenset(
 class Configuration:
     """How a device is built.
 
-    `address` is that of function 0; `functions` counts physical functions, of which function 0 has the VFs.
+    With `identities` it presents these instead of what its manufacturer would certify. `address` is that of function 0;
+    `functions` counts physical functions, of which function 0 has the VFs.
 
     `idle_ports` counts ports of the device, before the one in use, that no link hangs on: they take up IDE_KM port
     indices.
@@ -55,6 +57,7 @@ class Configuration:
     capabilities: DsmCapabilities = field(default_factory=lambda: DsmCapabilities(optional=OPTIONAL_REQUESTS))
     settings: Settings = field(default_factory=lambda: Settings(capabilities=RESPONDER_CAPABILITIES))
     protocols: tuple[VendorProtocol, ...] = ()
+    identities: tuple[Identity, ...] = field(default=(), repr=False)
     psks: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)
     name: str = "device"
 

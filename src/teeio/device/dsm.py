@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from teeio.crypto.algorithms import BaseAsym, MeasurementHash
+from teeio.crypto.algorithms import MeasurementHash
 from teeio.crypto.entropy import Entropy
 from teeio.ide_km.responder import IdeKmResponder
 from teeio.ide_km.slots import KeyPort
@@ -111,7 +111,7 @@ class Dsm:
 
     def __init__(
         self,
-        identities: Mapping[BaseAsym, Identity],
+        identities: Sequence[Identity],
         measurements: DeviceMeasurements,
         ports: Mapping[int, KeyPort],
         tdisp: HostedTdisp,
@@ -122,7 +122,7 @@ class Dsm:
         psks: Mapping[bytes, bytes] | None = None,
         observer: Observer = ignore,
     ) -> None:
-        self.identities = dict(identities)
+        self.identities = tuple(identities)
         self.measurements = measurements
         self.ide_km = IdeKmResponder(ports, observer=observer)
         # TDISP first: a TDI whose session ended shall say so, not that its stream went Insecure a moment later.
@@ -144,7 +144,7 @@ class Dsm:
         """
         made = Responder(
             binding,
-            tuple(self.identities.values()),
+            self.identities,
             self.measurements,
             self._entropy,
             self.settings,
@@ -178,7 +178,7 @@ class Dsm:
     @property
     def root_certificates(self) -> tuple[bytes, ...]:
         """The root certificates of all identities, DER."""
-        return tuple(slot.certificates[0] for one in self.identities.values() for slot in one.slots.values())
+        return tuple(slot.certificates[0] for one in self.identities for slot in one.slots.values())
 
     def measurement_blocks(self, algorithm: MeasurementHash) -> list[MeasurementBlock]:
         """Give the measurement blocks as they are now, digests by `algorithm`."""

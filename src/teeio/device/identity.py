@@ -29,8 +29,8 @@ DEVICE_MODE_INDEX = 0xFE
 
 NO_DEBUG = DebugMode(0)
 
-_DAY = 86_400
-_LIFETIME = 3650 * _DAY
+DAY = 86_400
+LIFETIME = 3650 * DAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,16 @@ class Manufacture:
     )
     firmware: Firmware = field(default_factory=Firmware)
 
+    def tcb(self, base_hash: BaseHash) -> TcbInfo:
+        """Give what DICE's TcbInfo says of the firmware."""
+        return TcbInfo(
+            fwids=(Fwid.of(base_hash, digest(base_hash, self.firmware.image)),),
+            svn=self.firmware.svn,
+            layer=0,
+            vendor=self.info.manufacturer,
+            model=self.info.product,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Manufacturer:
@@ -72,8 +82,8 @@ class Manufacturer:
     @classmethod
     def found(cls, info: DeviceInfo, entropy: Entropy, now: float) -> Manufacturer:
         """Make the authorities for a product; they are valid from a day before `now` (seconds since 1970 UTC)."""
-        since = int(now) - _DAY
-        validity = Validity(since, since + _LIFETIME)
+        since = int(now) - DAY
+        validity = Validity(since, since + LIFETIME)
         chains = {}
         for algorithm, base_hash in IDENTITIES.items():
             root = Authority.root(f"{info.manufacturer} root CA", algorithm, base_hash, entropy, validity)
@@ -87,7 +97,7 @@ class Manufacturer:
 
     def revocation_lists(self, now: float, revoked: Sequence[bytes] = ()) -> tuple[bytes, ...]:
         """Publish the revocation lists of `now`, good for a week; `revoked` are DER certificates."""
-        validity = Validity(int(now) - _DAY, int(now) + 7 * _DAY)
+        validity = Validity(int(now) - DAY, int(now) + 7 * DAY)
         authorities = [authority for chain in self.chains.values() for authority in chain]
         return tuple(authority.revoke(list(revoked), int(now), validity) for authority in authorities)
 
@@ -96,20 +106,14 @@ class Manufacturer:
         return {algorithm: self._certify(manufacture, algorithm) for algorithm in self.chains}
 
     def _certify(self, manufacture: Manufacture, algorithm: BaseAsym) -> Identity:
-        firmware, issuer = manufacture.firmware, self.chains[algorithm][1]
+        issuer = self.chains[algorithm][1]
         made = DeviceIdentity.issue(
             issuer,
             manufacture.info,
             self.entropy,
-            Validity(self.since, self.since + _LIFETIME),
+            Validity(self.since, self.since + LIFETIME),
             pci=manufacture.pci,
-            tcb=TcbInfo(
-                fwids=(Fwid.of(issuer.base_hash, digest(issuer.base_hash, firmware.image)),),
-                svn=firmware.svn,
-                layer=0,
-                vendor=manufacture.info.manufacturer,
-                model=manufacture.info.product,
-            ),
+            tcb=manufacture.tcb(issuer.base_hash),
         )
         return Identity({0: Slot(made.path, made.key)})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from teeio.crypto.entropy import Entropy
@@ -13,6 +14,7 @@ from teeio.observe import Observer, ignore
 from teeio.pcie.address import Bdf
 from teeio.pcie.capabilities.header import CommonHeader
 from teeio.pcie.capabilities.ide import RID_ASSOCIATION_1, RID_ASSOCIATION_2, SELECTIVE_CONTROL
+from teeio.spdm.device_state import Identity
 from teeio.spdm.state import RESPONDER_CAPABILITIES, Settings
 
 EMULATOR_FUNCTION = 0xBEEF
@@ -41,12 +43,19 @@ def accelerator(
 
 
 def emulator_device(
-    entropy: Entropy, now: float, *, settings: Settings | None = None, observer: Observer = ignore
+    entropy: Entropy,
+    now: float,
+    *,
+    settings: Settings | None = None,
+    identities: tuple[Identity, ...] = (),
+    psks: Mapping[bytes, bytes] | None = None,
+    observer: Observer = ignore,
 ) -> Device:
     """Make the device that the reference emulator's requester expects, set up as if a host had done so.
 
     VF 0 is function 0xBEEF; the port in use has IDE_KM port index 1 and a default stream with Stream ID 0 on TC 0, not
-    enabled, so that locking waits only for its keys; CXL's protocols answer too.
+    enabled, so that locking waits only for its keys; CXL's protocols answer too. `identities` and `psks` take the place of
+    its own.
     """
     offered = settings or Settings(capabilities=RESPONDER_CAPABILITIES, heartbeat_period=EMULATOR_HEARTBEAT)
     configuration = Configuration(
@@ -55,7 +64,8 @@ def emulator_device(
         streams=1,
         idle_ports=EMULATOR_PORT_INDEX,
         settings=offered,
-        psks=EMULATOR_PSKS,
+        identities=identities,
+        psks=EMULATOR_PSKS if psks is None else psks,
         protocols=(CxlIdeKmResponder(observer=observer), CxlTspResponder(observer=observer)),
     )
     device = Device(configuration, entropy, now, observer=observer)

@@ -17,7 +17,7 @@ from teeio.abi.tdcalls import DevifAnswer, DevifInfo, TdgDevifRead, TdgDevifRequ
 from teeio.attestation import (
     Evidence,
     Expectations,
-    MappedRange,
+    PlacedRange,
     Policy,
     ReferenceValues,
     RegisterWindow,
@@ -58,7 +58,7 @@ class Verifier:
         self,
         evidence: Evidence,
         bind_session_id: int,
-        mapped: tuple[MappedRange, ...] | None,
+        mapped: tuple[PlacedRange, ...] | None,
         registers: tuple[RegisterWindow, ...],
         now: float,
     ) -> Verdict:

@@ -86,7 +86,7 @@ class MemoryRegion:
 class Tvm:
     """One TVM.
 
-    `memory` is its RAM, `initial` the part that was there (and measured) before it started; with `huge_pages` it looks
+    `memory` is its RAM, `initial` the part that was there before it started; with `huge_pages` it looks
     for mappings of 2 MiB, too. `ecam` is the guest address of its PCI configuration space, `halt` gives the processor
     away until something may have happened. `exits` counts the calls that leave the TVM.
     """

@@ -24,6 +24,14 @@ class Bdf:
     function: int
 
     def __post_init__(self) -> None:
+        # Addresses are made with every TLP, nearly all of them good: one look first, the names only for the refusal.
+        if (
+            0 <= self.segment <= 0xFFFF
+            and 0 <= self.bus <= 0xFF
+            and 0 <= self.device <= 0x1F
+            and 0 <= self.function <= 7
+        ):
+            return
         for name, limit in _LIMITS:
             if not 0 <= getattr(self, name) <= limit:
                 raise Misuse(f"Bdf.{name} is {getattr(self, name)}, must be 0 to {limit}")

@@ -231,6 +231,14 @@ def discover(
 
 # -- the binding for SPDM ------------------------------------------------------------------------------------------
 
+_OF_A_CONNECTION = (
+    DoeProtocol(PCI_SIG, DataObjectType.SPDM_CONNECTION),
+    DoeProtocol(PCI_SIG, DataObjectType.SECURED_SPDM_CONNECTION),
+)
+_NO_CONNECTION_ID = "where its connection id stands is not settled, so only types 0x01 and 0x02 are taken"
+"""UNRESOLVED: the types exist and their payload begins with the SPDM message, so the id must stand in the header, but where is not
+known (PCIe Base 6.31)."""
+
 
 class DoeBinding:
     """Carries SPDM messages as data objects of type 1, secured ones as type 2 (PCIe Base 6.31)."""
@@ -246,6 +254,8 @@ class DoeBinding:
     def unwrap(self, frame: bytes) -> tuple[bytes, bool]:
         """Give the message, its padding still behind it, and whether it is secured. Raises `DecodeError`."""
         found = decode_object(frame)
+        if found.protocol in _OF_A_CONNECTION:
+            raise DecodeError("DataObject", "type", 2, f"{found.type:#04x} is of a connection: {_NO_CONNECTION_ID}")
         if found.protocol not in (SPDM, SECURED_SPDM):
             raise DecodeError(
                 "DataObject", "type", 2, f"{found.vendor_id:#06x}:{found.type:#04x} carries no SPDM message"

@@ -180,20 +180,21 @@ class Port(ABC):
         """Send on exactly this stream, or without IDE if it is None."""
         return self.ide.transmit(tlp, t_bit, stream_id) if stream_id is not None else self.ide.transmit_plain(tlp)
 
-    def _transfer(
-        self, build: Callable[[int], Tlp], size: int, address: int, t_bit: bool, stream_id: int | None
-    ) -> Reply:
-        """Send a non-posted request that `build` makes for a tag, and give what its completions bring."""
-        sample = build(0)
-        stream_id = self.ide.select(sample, t_bit) if stream_id is None else stream_id
+    def _transfer(self, request: Tlp, size: int, address: int, t_bit: bool, stream_id: int | None) -> Reply:
+        """Send a non-posted request, whatever its tag is, under a fresh one; give what its completions bring."""
+        stream_id = self.ide.select(request, t_bit) if stream_id is None else stream_id
         if stream_id is None and t_bit:
-            self.observer(Refused(self.name, f"{sample.type.value.label} with T=1", "T=1 needs a Secure IDE stream"))
+            self.observer(Refused(self.name, f"{request.type.value.label} with T=1", "T=1 needs a Secure IDE stream"))
             return UNSUPPORTED
         reply = self.requester.request(
-            sample.requester_id, size, address, stream_id, lambda tag: self._send(build(tag), t_bit, stream_id)
+            request.requester_id,
+            size,
+            address,
+            stream_id,
+            lambda tag: self._send(request.with_tag(tag), t_bit, stream_id),
         )
         if reply is TIMED_OUT:
-            self._note(Uncorrectable.COMPLETION_TIMEOUT, sample.type.value.label, sample.header)
+            self._note(Uncorrectable.COMPLETION_TIMEOUT, request.type.value.label, request.header)
         return reply
 
     def read(self, requester_id: int, address: int, size: int, t_bit: bool, stream_id: int | None) -> Reply:
@@ -207,9 +208,7 @@ class Port(ABC):
         return Reply(CompletionStatus.SC, bytes(data))
 
     def _read_piece(self, requester_id: int, address: int, size: int, t_bit: bool, stream_id: int | None) -> Reply:
-        return self._transfer(
-            lambda tag: memory_read(requester_id, tag, address, size), size, address, t_bit, stream_id
-        )
+        return self._transfer(memory_read(requester_id, 0, address, size), size, address, t_bit, stream_id)
 
     def write(
         self, requester_id: int, address: int, data: bytes, t_bit: bool, stream_id: int | None
@@ -333,13 +332,8 @@ class RootPort(Port):
     def config_read(self, function: Bdf, offset: int, size: int) -> int:
         """Read configuration space below the port; all ones if nobody answers."""
         requester_id, type_1 = self.function.requester_id, self._is_type_1(function)
-        reply = self._transfer(
-            lambda tag: config_read(requester_id, tag, function.requester_id, offset, size, type_1=type_1),
-            4,
-            0,
-            False,
-            None,
-        )
+        request = config_read(requester_id, 0, function.requester_id, offset, size, type_1=type_1)
+        reply = self._transfer(request, 4, 0, False, None)
         if not reply.ok:
             return all_ones(size)
         at = offset % 4
@@ -348,13 +342,8 @@ class RootPort(Port):
     def config_write(self, function: Bdf, offset: int, size: int, value: int) -> CompletionStatus:
         """Write configuration space below the port."""
         requester_id, type_1 = self.function.requester_id, self._is_type_1(function)
-        return self._transfer(
-            lambda tag: config_write(requester_id, tag, function.requester_id, offset, size, value, type_1=type_1),
-            0,
-            0,
-            False,
-            None,
-        ).status
+        request = config_write(requester_id, 0, function.requester_id, offset, size, value, type_1=type_1)
+        return self._transfer(request, 0, 0, False, None).status
 
     def _is_type_1(self, function: Bdf) -> bool:
         return function.bus != self.header.get(Type1Header.BUSES, "secondary")

@@ -61,6 +61,7 @@ class ProgramResult(Enum):
     BAD_IFV = "the initial invocation field must be 1"
     IN_USE = "the slot is in use"
     KEY_REUSED = "the key was installed before"
+    TOO_MANY_KEYS = "the port remembers no more used keys until the next conventional reset"
 
 
 class Received(NamedTuple):
@@ -216,7 +217,9 @@ class IdePort:
         if ifv != FIRST_INVOCATION:
             return ProgramResult.BAD_IFV
         digest = hashlib.sha256(key).digest()[:16]
-        if digest in self._used_keys or len(self._used_keys) >= MAX_KEYS:
+        if len(self._used_keys) >= MAX_KEYS and digest not in self._used_keys:
+            return ProgramResult.TOO_MANY_KEYS
+        if digest in self._used_keys:
             self._observer(Refused(self.name, f"a key for IDE stream {stream_id}", _NO_REUSE))
             return ProgramResult.KEY_REUSED
         if not bound.stream.program(key_set, direction, sub_stream, key):

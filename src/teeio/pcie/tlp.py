@@ -137,6 +137,9 @@ _MEMORY = {TlpType.MRD, TlpType.MRDLK, TlpType.MWR, TlpType.DMWR, TlpType.FETCH_
 _CONFIGURATION = {TlpType.CFGRD0, TlpType.CFGWR0, TlpType.CFGRD1, TlpType.CFGWR1}
 _END_END_PREFIX = range(0x90, 0xA0)
 
+_TAG_AT = next(span.start for span in ConfigurationHeader.spans(bytes(12)) if span.field == "tag")
+"""Where the tag lies in the header of a request: in the same place in all of them."""
+
 # -- the packet --------------------------------------------------------------------------------------------
 
 
@@ -214,6 +217,11 @@ class Tlp(NamedTuple):
         if self.type not in kinds:
             raise DecodeError(layout, "common", 0, f"a {self.type.value.label} has another header")
         return self.header
+
+    def with_tag(self, tag: int) -> Tlp:
+        """Give the same memory or configuration request under another tag of 8 bits."""
+        header = self.header[:_TAG_AT] + tag.to_bytes(1, "big") + self.header[_TAG_AT + 1 :]
+        return Tlp(header, self.payload, self.prefixes)
 
     def check(self) -> None:
         """Apply the rules whose breach makes a TLP malformed (PCIe Base 2.2.5, 2.2.7). Raises `DecodeError`."""

@@ -129,12 +129,25 @@ def live(
         if pf.address in vmm.pci_tsm.connections:
             vmm.pci_tsm.disconnect(pf, platform.now())
         life.pages_returned = platform.memory.accounting() == before
-        life.streams_returned = not vmm.pci_tsm.connections and not platform.device.responder.sessions
+        life.streams_returned = not _streams(platform)
         step.note = (
             "every page and stream is back" if life.pages_returned and life.streams_returned else "something is missing"
         )
     life.tdi_states = journal.states(life.tdi)
     return life
+
+
+def _streams(platform: Platform) -> list[str]:
+    """List what is left of streams and sessions, as the device and the TSM themselves have it."""
+    device, tsm = platform.device, platform.module
+    left = [f"session {session_id:#x} at the device" for session_id in device.responder.sessions]
+    left += [
+        f"stream block {at} enabled at the device"
+        for at, block in enumerate(device.streams.streams)
+        if block.field("enable")
+    ]
+    left += [f"stream {stream.stream_id} at the TSM" for stream in tsm.records.streams()]
+    return left + [f"session {spdm_id} at the TSM" for spdm_id in tsm.records.contexts]
 
 
 def enumerate_device(platform: Platform, journal: Journal, vfs: int = VFS) -> PciFunction:

@@ -6,7 +6,22 @@ DOE binding, DSP0287 for TCP).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
+
+from teeio.errors import DecodeError
+
+
+class OtherApplication(DecodeError):
+    """Application data of a secured message that is well formed and no SPDM message; `data` is all of it."""
+
+    def __init__(self, record: str, field: str, reason: str, data: bytes) -> None:
+        super().__init__(record, field, 0, reason)
+        self.data = data
+
+
+ApplicationHandler = Callable[[bytes], bytes | None]
+"""Answers application data that is not SPDM with application data, or has nothing to say."""
 
 
 class Binding(Protocol):
@@ -34,4 +49,4 @@ class Binding(Protocol):
         """Make the application data of a secured message from an SPDM message."""
 
     def unwrap_application(self, data: bytes) -> bytes:
-        """Give the SPDM message in application data."""
+        """Give the SPDM message in application data. Raises `OtherApplication` for another protocol's message."""

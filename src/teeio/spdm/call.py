@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING
 from teeio.errors import Reject
 from teeio.spdm import messages as m
 from teeio.spdm.constants import Capability, ErrorCode, SummaryType
+from teeio.spdm.device_state import KeyUsage
 from teeio.spdm.state import Session
-from teeio.spdm.transcript import signing_message
+from teeio.spdm.transcript import (
+    CHALLENGE_CONTEXT,
+    ENDPOINT_INFO_CONTEXT,
+    KEY_EXCHANGE_CONTEXT,
+    MEASUREMENTS_CONTEXT,
+    signers_context,
+    signing_message,
+)
 
 if TYPE_CHECKING:
     from teeio.spdm.responder import Responder
@@ -29,6 +37,14 @@ class Call:
     def session_id(self) -> int | None:
         """The session the request came in."""
         return self.session.session_id if self.session else None
+
+
+class NotReady(Exception):
+    """Raised by a handler that needs until the time `until`: the requester is told so and asks again with RESPOND_IF_READY."""
+
+    def __init__(self, until: float) -> None:
+        super().__init__(f"not ready before {until}")
+        self.until = until
 
 
 class Silence(Exception):
@@ -50,7 +66,27 @@ def encoded(r: Responder, request: m.Request[m.Response], response: m.Response, 
     return response.encode(r.connection.facts.answering(request))[:-cut]
 
 
+_USES = {
+    CHALLENGE_CONTEXT: KeyUsage.CHALLENGE,
+    MEASUREMENTS_CONTEXT: KeyUsage.MEASUREMENT,
+    KEY_EXCHANGE_CONTEXT: KeyUsage.KEY_EXCHANGE,
+    ENDPOINT_INFO_CONTEXT: KeyUsage.ENDPOINT_INFO,
+}
+"""What a key must be meant for to sign in a context."""
+
+
+def _check_use(r: Responder, slot: int, context: str) -> None:
+    """Refuse a slot whose key is not meant for this, on a multi-key connection (DSP0274 1.3 KeyUsageMask)."""
+    if r.connection.multi_key and not r.key_usage(r.slot(slot)) & _USES[context]:
+        raise Reject(
+            ErrorCode.INVALID_REQUEST,
+            f"the key of slot {slot} is not meant for {_USES[context].name} (DSP0274 KeyUsageMask)",
+        )
+
+
 def sign(r: Responder, slot: int, context: str, transcript: bytes) -> bytes:
     """Sign a transcript with the key of a slot."""
+    _check_use(r, slot, context)
+    context = signers_context(context, encapsulated=r.connection.encapsulated)
     message = signing_message(r.connection.version, context, transcript, r.connection.base_hash)
     return r.slot(slot).key.sign(message, r.connection.base_hash, context)

@@ -94,3 +94,18 @@ class Incoming:
         if size > self.limit:
             raise PeerViolation(f"LargeMessageSize {size} is above MaxSPDMmsgSize {self.limit}", _CLAUSE)
         self.size = size
+
+
+@dataclass(slots=True)
+class LargeMessages:
+    """What is on its way in chunks at one place: outside sessions, or inside one session.
+
+    Each place has its own, so that a message begun under one protection never goes on under another.
+    """
+
+    incoming: Incoming | None = None
+    outgoing: Outgoing | None = None
+
+    def abandon(self) -> None:
+        """Give up both."""
+        self.incoming = self.outgoing = None

@@ -114,6 +114,15 @@ class KeyUpdateOperation(IntEnum):
     VERIFY_NEW_KEY = 3
 
 
+class MutualAuth(IntEnum):
+    """MutAuthRequested of KEY_EXCHANGE_RSP: how a session authenticates the requester."""
+
+    NONE = 0
+    PLAIN = 1
+    ENCAPSULATED = 2
+    IMPLICIT_DIGESTS = 4
+
+
 PUBLIC_KEY_SLOT = 0xFF
 """Slot value that names a provisioned public key instead of a certificate chain."""
 

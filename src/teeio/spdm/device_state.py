@@ -4,21 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import IntFlag
 
 from teeio.crypto.algorithms import BaseHash, MeasurementHash
-from teeio.crypto.certificates import chain_structure
+from teeio.crypto.certificates import CertificateModel, chain_structure
 from teeio.crypto.kdf import digest
 from teeio.crypto.keys import Asym, SigningKey
 from teeio.spdm.constants import SummaryType
-from teeio.spdm.messages import MeasurementBlock, MeasurementType
+from teeio.spdm.messages import Log, LogEntry, MeasurementBlock, MeasurementType
+
+
+class KeyUsage(IntFlag):
+    """KeyUsageMask: what a key may be used for (DSP0274 1.3 DIGESTS)."""
+
+    KEY_EXCHANGE = 1 << 0
+    CHALLENGE = 1 << 1
+    MEASUREMENT = 1 << 2
+    ENDPOINT_INFO = 1 << 3
+    STANDARDS = 1 << 14
+    VENDOR = 1 << 15
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A certificate slot: DER certificates from the root to the leaf, and the leaf's private key."""
+    """A certificate slot: DER certificates from the root to the leaf, and the leaf's private key.
+
+    `key_pair_id` and `model` are told on multi-key connections only; 0 where the key has no number (see `provisioning`).
+    """
 
     certificates: tuple[bytes, ...]
     key: SigningKey
+    key_pair_id: int = 0
+    model: CertificateModel = CertificateModel.DEVICE
 
     def chain(self, base_hash: BaseHash) -> bytes:
         """Give the SPDM certificate chain structure."""
@@ -42,6 +59,15 @@ class Identity:
         return sum(1 << slot for slot in self.slots)
 
 
+def identity_for(identities: Iterable[Identity], algorithm: Asym) -> Identity | None:
+    """Give the identity of a signature algorithm, or None."""
+    # Flags of different kinds are equal as integers, so the kind is compared too.
+    for identity in identities:
+        if type(identity.algorithm) is type(algorithm) and identity.algorithm == algorithm:
+            return identity
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """One thing that a device measures: its raw `content`, reported as a digest unless `always_raw` or raw is asked for."""
@@ -55,19 +81,34 @@ class Measured:
 
 @dataclass(slots=True)
 class DeviceMeasurements:
-    """The measurements of a device; change `measured` and the next answer shows it."""
+    """The measurements of a device; change `measured` and the next answer shows it.
+
+    `log` is the measurement extension log; what it extends is a measurement of type HASH_EXTEND with the same index. Before the
+    time `ready_at` the device is still measuring: a responder says so with ResponseNotReady.
+    """
 
     measured: list[Measured] = field(default_factory=list)
+    log: list[LogEntry] = field(default_factory=list)
+    ready_at: float = 0.0
 
     def blocks(self, algorithm: MeasurementHash, *, raw: bool = False) -> list[MeasurementBlock]:
         """Give all blocks in index order, digests by `algorithm`."""
         return [self._block(item, algorithm, raw) for item in sorted(self.measured, key=lambda item: item.index)]
 
-    @staticmethod
-    def _block(item: Measured, algorithm: MeasurementHash, raw: bool) -> MeasurementBlock:
+    def _block(self, item: Measured, algorithm: MeasurementHash, raw: bool) -> MeasurementBlock:
+        hashing = algorithm not in (MeasurementHash(0), MeasurementHash.RAW_ONLY)
+        if item.type is MeasurementType.HASH_EXTEND and hashing:
+            return MeasurementBlock(
+                index=item.index, type=item.type, value=extended(self.log, item.index, algorithm.base_hash)
+            )
         if raw or item.always_raw or algorithm in (MeasurementHash(0), MeasurementHash.RAW_ONLY):
             return MeasurementBlock(index=item.index, type=item.type, raw=1, value=item.content)
         return MeasurementBlock(index=item.index, type=item.type, value=digest(algorithm.base_hash, item.content))
+
+    def extension_log(self) -> bytes:
+        """Give the measurement extension log as GET_MEASUREMENT_EXTENSION_LOG reads it."""
+        size = sum(len(entry.encode()) for entry in self.log)
+        return Log(entries_length=size, entries=tuple(self.log)).encode()
 
     def summary(self, kind: int, algorithm: MeasurementHash, base_hash: BaseHash) -> bytes:
         """Give the measurement summary hash over the blocks of the TCB or over all."""
@@ -77,3 +118,15 @@ class DeviceMeasurements:
         if kind == SummaryType.TCB:
             wanted = [block for block in blocks if block.index in tcb]
         return digest(base_hash, b"".join(block.encode() for block in wanted))
+
+
+def extended(log: Iterable[LogEntry], index: int, base_hash: BaseHash) -> bytes:
+    """Give the hash-extend measurement `index` of a log: from zero bytes, hash the value so far with each whole entry.
+
+    As the DMTF reference's sample computes it (UNCONFIRMED in DSP0274's text).
+    """
+    value = bytes(base_hash.size)
+    for entry in log:
+        if entry.measurement_index == index:
+            value = digest(base_hash, value + entry.encode())
+    return value

@@ -38,6 +38,8 @@ _PSK = Cap.PSK | Cap.PSK_WITH_CONTEXT
 _SESSION = Cap.KEY_EX | _PSK
 _NEEDS_SESSION = Cap.ENCRYPT | Cap.MAC | Cap.HANDSHAKE_IN_THE_CLEAR | Cap.HBEAT | Cap.KEY_UPD
 
+NO_FLAGS = Cap(0)
+
 FlagRule = tuple[str, Callable[[Cap], bool]]
 
 REQUESTER_FLAG_RULES: tuple[FlagRule, ...] = (
@@ -70,6 +72,8 @@ def problem_of_request(request: GetCapabilities, version: int) -> str:
     for text, holds in REQUESTER_FLAG_RULES:
         if not holds(flags):
             return text
+    if version == Version.V1_1 and flags & Cap.MUT_AUTH and not flags & Cap.ENCAP:
+        return "MUT_AUTH needs ENCAP in 1.1"
     if request.ct_exponent > MAX_CT_EXPONENT:
         return f"CTExponent is at most {MAX_CT_EXPONENT}"
     if version >= Version.V1_2:
@@ -110,17 +114,26 @@ def _union(choices: Iterable[F]) -> int:
     return total
 
 
-def offer(settings: Settings, version: int) -> NegotiateAlgorithms:
-    """Build the request that offers `settings`; what `version` does not define is left out."""
+def offer(settings: Settings, version: int, responder: Cap = NO_FLAGS) -> NegotiateAlgorithms:
+    """Build the request that offers `settings`; what `version` does not define is left out.
+
+    `responder` are the flags of CAPABILITIES: they decide what is asked about measurement logs and several keys.
+    """
     later = version >= Version.V1_4
+    mutual = settings.capabilities & Cap.MUT_AUTH
     offered = {
         AlgType.DHE: _union(settings.dhe),
         AlgType.AEAD: _union(settings.aead),
+        AlgType.REQ_BASE_ASYM: _union(settings.req_base_asym) if mutual else 0,
         AlgType.KEY_SCHEDULE: int(KeySchedule.SPDM),
+        AlgType.REQ_PQC_ASYM: _union(settings.req_pqc_asym) if later and mutual else 0,
         AlgType.KEM: _union(settings.kem) if later else 0,
     }
     tables = tuple(AlgorithmTable(alg_type=kind, supported=bits) for kind, bits in offered.items() if bits)
+    several_keys = responder & Cap.MULTI_KEY_ONLY or (responder & Cap.MULTI_KEY_NEG and settings.multi_key)
     return NegotiateAlgorithms(
+        responder_multi_key=int(bool(several_keys)),
+        mel_specification=int(MeasurementSpecification.DMTF) if responder & Cap.MEL else 0,
         measurement_specification=MeasurementSpecification.DMTF,
         opaque_formats=OpaqueDataFormat.OPAQUE_DATA_FORMAT_1,
         base_asym=BaseAsym(_union(settings.base_asym)),
@@ -128,6 +141,15 @@ def offer(settings: Settings, version: int) -> NegotiateAlgorithms:
         pqc_asym=PqcAsym(_union(settings.pqc_asym) if later else 0),
         tables=tables if version >= Version.V1_1 and settings.capabilities & _SESSION else (),
     )
+
+
+def problem_of_multi_key(request: NegotiateAlgorithms, responder: Cap) -> str:
+    """Say what is wrong with ResponderMultiKeyConn, or "" (DSP0274 1.3 NEGOTIATE_ALGORITHMS)."""
+    if request.responder_multi_key and not responder & (Cap.MULTI_KEY_ONLY | Cap.MULTI_KEY_NEG):
+        return "ResponderMultiKeyConn without MULTI_KEY_CAP"
+    if not request.responder_multi_key and responder & Cap.MULTI_KEY_ONLY:
+        return "this responder takes multi-key connections only"
+    return ""
 
 
 def problem_of_offer(request: NegotiateAlgorithms, version: int) -> str:
@@ -151,20 +173,28 @@ def select(settings: Settings, connection: Connection, request: NegotiateAlgorit
     Of a traditional and a post-quantum algorithm for the same purpose only one is selected: the traditional one, if there is one
     in common (as the DMTF reference prefers unless told otherwise).
     """
+    mutual = connection.common_capabilities & Cap.MUT_AUTH
     preferences: dict[int, tuple[IntFlag, ...]] = {
         AlgType.DHE: settings.dhe,
         AlgType.AEAD: settings.aead,
+        AlgType.REQ_BASE_ASYM: settings.req_base_asym if mutual else (),
         AlgType.KEY_SCHEDULE: (KeySchedule.SPDM,),
+        AlgType.REQ_PQC_ASYM: settings.req_pqc_asym if mutual else (),
         AlgType.KEM: settings.kem,
     }
     chosen = {int(t.alg_type): _first(preferences.get(int(t.alg_type), ()), t.supported) for t in request.tables}
     if chosen.get(AlgType.DHE):
         chosen[AlgType.KEM] = 0
+    if chosen.get(AlgType.REQ_BASE_ASYM):
+        chosen[AlgType.REQ_PQC_ASYM] = 0
     base_asym = _first(settings.base_asym, request.base_asym)
     pqc_asym = 0 if base_asym else _first(settings.pqc_asym, request.pqc_asym)
     measures = connection.responder_capabilities & (Cap.MEAS_SIG | Cap.MEAS_NO_SIG)
     specification = request.measurement_specification & MeasurementSpecification.DMTF if measures else 0
+    logs = connection.responder_capabilities & Cap.MEL
     return Algorithms(
+        requester_multi_key=int(bool(connection.requester_capabilities & Cap.MULTI_KEY_ONLY)),
+        mel_specification=request.mel_specification & MeasurementSpecification.DMTF if logs else 0,
         measurement_specification=MeasurementSpecification(specification),
         opaque_format=request.opaque_formats & OpaqueDataFormat.OPAQUE_DATA_FORMAT_1,
         measurement_hash=settings.measurement_hash[0] if specification else MeasurementHash(0),
@@ -189,6 +219,8 @@ def missing(connection: Connection, answer: Algorithms) -> str:
     groups = selected(answer.tables, AlgType.DHE) or selected(answer.tables, AlgType.KEM)
     if common & Cap.KEY_EX and not groups:
         return "DHE group or KEM"
+    if common & _SESSION and not common & (Cap.ENCRYPT | Cap.MAC):
+        return "record protection"
     if common & _SESSION and not selected(answer.tables, AlgType.AEAD):
         return "AEAD suite"
     return ""
@@ -202,6 +234,7 @@ def check_selection(request: NegotiateAlgorithms, answer: Algorithms) -> None:
         ("BaseHashSel", int(answer.base_hash), int(request.base_hash)),
         ("PqcAsymSel", int(answer.pqc_asym), int(request.pqc_asym)),
         ("OpaqueDataFormat", int(answer.opaque_format), int(request.opaque_formats)),
+        ("MELspecificationSel", answer.mel_specification, request.mel_specification),
         ("MeasurementSpecificationSel", int(answer.measurement_specification), int(request.measurement_specification)),
     ]
     if [t.alg_type for t in answer.tables] != [t.alg_type for t in request.tables]:
@@ -217,6 +250,8 @@ def check_selection(request: NegotiateAlgorithms, answer: Algorithms) -> None:
         raise PeerViolation("BaseAsymSel and PqcAsymSel are both set", clause)
     if selected(answer.tables, AlgType.DHE) and selected(answer.tables, AlgType.KEM):
         raise PeerViolation("a DHE group and a KEM are both selected", clause)
+    if selected(answer.tables, AlgType.REQ_BASE_ASYM) and selected(answer.tables, AlgType.REQ_PQC_ASYM):
+        raise PeerViolation("a traditional and a post-quantum algorithm are both selected for the requester", clause)
     if int(answer.measurement_hash).bit_count() > 1:
         raise PeerViolation("MeasurementHashAlgo has more than one bit", clause)
 
@@ -224,9 +259,13 @@ def check_selection(request: NegotiateAlgorithms, answer: Algorithms) -> None:
 def chosen(answer: Algorithms) -> dict[str, object]:
     """Give the fields of a `Connection` that an ALGORITHMS fixes."""
     return {
+        "mel_specification": answer.mel_specification,
+        "requester_multi_key": bool(answer.requester_multi_key),
         "base_hash": answer.base_hash,
         "base_asym": answer.base_asym,
         "pqc_asym": answer.pqc_asym,
+        "req_base_asym": BaseAsym(selected(answer.tables, AlgType.REQ_BASE_ASYM)),
+        "req_pqc_asym": PqcAsym(selected(answer.tables, AlgType.REQ_PQC_ASYM)),
         "kem": Kem(selected(answer.tables, AlgType.KEM)),
         "dhe": Dhe(selected(answer.tables, AlgType.DHE)),
         "aead": Aead(selected(answer.tables, AlgType.AEAD)),

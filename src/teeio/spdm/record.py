@@ -16,6 +16,9 @@ from teeio.spdm.key_schedule import KeySchedule
 
 MAX_SEQUENCE = (1 << 64) - 2
 
+MAX_LENGTH = 0xFFFF
+"""Largest Length of a record: data, padding and tag."""
+
 
 @dataclass(frozen=True, slots=True)
 class RecordHeader:
@@ -62,14 +65,26 @@ class RecordKey:
         return (self._iv ^ self.sequence).to_bytes(12, "little")
 
     def seal(
-        self, session_id: int, message: bytes, binding: Binding, entropy: Entropy, *, encrypted: bool = True
+        self,
+        session_id: int,
+        message: bytes,
+        binding: Binding,
+        entropy: Entropy,
+        *,
+        encrypted: bool = True,
+        application: bool = False,
     ) -> bytes:
-        """Protect an SPDM message and step the sequence number. Raises `Misuse` when the numbers are used up."""
+        """Protect an SPDM message, or with `application` application data as it is, and step the sequence number.
+
+        Raises `Misuse` when the numbers are used up.
+        """
         if self.sequence > MAX_SEQUENCE:
             raise Misuse("the session's sequence numbers are used up", remedy="update the keys or start a new session")
-        data = binding.wrap_application(message)
+        data = message if application else binding.wrap_application(message)
         if encrypted:
             data = len(data).to_bytes(2, "little") + data + self._padding(binding, entropy)
+        if len(data) + TAG_SIZE > MAX_LENGTH:
+            raise Misuse(f"a record holds at most {MAX_LENGTH} bytes", remedy="negotiate chunks, or smaller messages")
         size = binding.sequence_number_size
         head = session_id.to_bytes(4, "little") + self.sequence.to_bytes(8, "little")[:size]
         head += (len(data) + TAG_SIZE).to_bytes(2, "little")

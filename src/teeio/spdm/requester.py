@@ -6,7 +6,7 @@ may answer with: Busy and ResponseNotReady are waited for, everything else is ra
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -15,12 +15,15 @@ from teeio.errors import AuthenticationFailed, DecodeError, ErrorResponse, Misus
 from teeio.flow import Action, Done, Flow, Send, Wait
 from teeio.observe import MessageMoved, Observer, ignore
 from teeio.spdm import messages as m
+from teeio.spdm.asking import check_legal, decode_answer, error_answer
 from teeio.spdm.binding import Binding
 from teeio.spdm.chunking import Incoming, Outgoing, sequence_fields
-from teeio.spdm.constants import Capability, ErrorCode, Version
+from teeio.spdm.constants import Capability, ErrorCode
+from teeio.spdm.device_state import Identity, Slot, identity_for
+from teeio.spdm.events import Events
 from teeio.spdm.exchange import Answer, Ask
 from teeio.spdm.record import record_header
-from teeio.spdm.rules import BY_REQUEST, Place, refusal
+from teeio.spdm.rules import Place
 from teeio.spdm.state import Connection, Session, SessionPhase, Settings
 from teeio.spdm.transcript import Transcript
 
@@ -32,6 +35,9 @@ MAX_RETRIES = 8
 
 BUSY_PAUSE = 0.1
 """Seconds to wait after Busy."""
+
+MAX_WAIT = 60.0
+"""Seconds that Busy and ResponseNotReady may delay one request altogether; a peer could ask for 36 minutes each time."""
 
 MAX_TRANSPORT_PADDING = 3
 """Bytes of transport padding that may follow a plain message (a DOE data object is padded to 4 bytes)."""
@@ -51,9 +57,23 @@ class Requester:
     transcript: Transcript = field(default_factory=Transcript)
     sessions: dict[int, Session] = field(default_factory=dict)
     chains: dict[int, bytes] = field(default_factory=dict)
+    identities: Sequence[Identity] = field(default=(), kw_only=True)
+    events: Events | None = field(default=None, repr=False, kw_only=True)
+    device_classes: tuple[m.DeviceClass, ...] = field(default=(), repr=False, kw_only=True)
     now: float = 0.0
     _driver: Driver[Any] | None = None
     _handle_number: int = 0
+    _default_session: int | None = None
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        if settings.capabilities & Capability.CERT and not self.identities:
+            raise Misuse("CERT is offered without an identity", remedy="give the requester identities")
+        self.settings = replace(
+            settings,
+            req_base_asym=tuple(a for a in settings.req_base_asym if identity_for(self.identities, a)),
+            req_pqc_asym=tuple(a for a in settings.req_pqc_asym if identity_for(self.identities, a)),
+        )
 
     # -- engine ---------------------------------------------------------------------------------------------------------
 
@@ -95,11 +115,12 @@ class Requester:
 
     def drive(self, flow: Flow[T], session: int | None = None) -> Driver[T]:
         """Run `flow` as a generator of actions: it yields `Send` or `Wait` and is sent the peer's frames."""
+        self._default_session = session
         try:
             asked = next(flow)
             while True:
                 try:
-                    answer = yield from self._exchange(asked, session)
+                    answer = yield from self._exchange(asked)
                 except TeeioError as error:
                     asked = flow.throw(error)
                 else:
@@ -123,56 +144,60 @@ class Requester:
         if gone is not None:
             gone.move(SessionPhase.ENDED, cause)
 
-    def _exchange(self, asked: Ask, default_session: int | None) -> Driver[Answer[Any]]:
-        session_id = asked.session if asked.session is not None else default_session
+    def travels_in(self, session_id: int | None) -> int | None:
+        """Give the session in which a flow's request travels that asks for `session_id`: the engine's default if that is None."""
+        return session_id if session_id is not None else self._default_session
+
+    def _exchange(self, asked: Ask) -> Driver[Answer[Any]]:
+        session_id = self.travels_in(asked.session)
         request = asked.request
         session = self.session(session_id) if session_id is not None else None
-        self._check_legal(request.CODE, session)
+        check_legal(self.connection, request.CODE, session.place if session else Place.OUTSIDE)
         facts = self.connection.facts
         sent = request.encode(facts)
         self._check_size(request.NAME, sent)
         self.transcript.begin(request.CODE, session_id)
         received = yield from self._patiently(request.CODE, sent, session)
-        error = self._error(received, request)
+        error = error_answer(self.peer, request, received)
         if error is not None:
             self.transcript.end(request.CODE, sent, None, session_id)
             raise error
-        response, used = self._decode(request, received, secured=session is not None)
+        padding = 0 if session is not None else MAX_TRANSPORT_PADDING
+        response, used = decode_answer(self.connection, request, received, padding)
         self.transcript.end(request.CODE, sent, received[:used], session_id)
         return Answer(response, sent, received[:used])
 
-    def _check_legal(self, code: int, session: Session | None) -> None:
-        place = session.place if session else Place.OUTSIDE
-        c = self.connection
-        why = refusal(code, c.version, c.phase, place, c.responder_capabilities, c.requester_capabilities)
-        if why is not None:
-            clause = BY_REQUEST[code].clause if code in BY_REQUEST else "DSP0274 request codes"
-            raise Misuse(f"{m.name_of(code)} cannot be sent now: {why.value} ({clause})")
-
     def _patiently(self, code: int, sent: bytes, session: Session | None) -> Driver[bytes]:
         """Send and receive, waiting out Busy and ResponseNotReady."""
-        outgoing = sent
+        outgoing, waited = sent, 0.0
         for _ in range(MAX_RETRIES):
             received = yield from self._transfer(outgoing, session)
             if m.header(received).code != m.Error.CODE:
                 return received
             error = m.Error.decode(received, _error_facts(received))
             if error.error_code == ErrorCode.BUSY:
-                yield Wait(self.now + BUSY_PAUSE)
+                waited = yield from self._wait(BUSY_PAUSE, waited, code)
                 outgoing = sent
             elif error.error_code == ErrorCode.RESPONSE_NOT_READY:
                 details, _ = m.ResponseNotReady.decode_prefix(error.extended)
                 if details.request_code != code:
                     raise PeerViolation("ResponseNotReady names another request", "DSP0274 ResponseNotReady")
-                yield Wait(self.now + 2 ** min(details.rdt_exponent, 31) * 1e-6)
+                waited = yield from self._wait(2 ** min(details.rdt_exponent, 31) * 1e-6, waited, code)
                 again = m.RespondIfReady(original_request_code=code, token=details.token)
                 outgoing = again.encode(self.connection.facts)
             else:
                 return received
-        raise ErrorResponse(
-            f"{self.peer} was not ready after {MAX_RETRIES} tries of {m.name_of(code)}",
-            ErrorCode.BUSY,
-            remedy="try later",
+        raise self._not_ready(code, f"after {MAX_RETRIES} tries")
+
+    def _wait(self, pause: float, waited: float, code: int) -> Driver[float]:
+        if waited + pause > MAX_WAIT:
+            raise self._not_ready(code, f"within {MAX_WAIT:g} s")
+        yield Wait(self.now + pause)
+        return waited + pause
+
+    def _not_ready(self, code: int, when: str) -> ErrorResponse:
+        return ErrorResponse(
+            f"{self.peer} was not ready {when} for {m.name_of(code)}", ErrorCode.BUSY, remedy="try later"
         )
 
     def _check_size(self, name: str, message: bytes) -> None:
@@ -243,17 +268,43 @@ class Requester:
                 session.session_id, message, self.binding, self.entropy, encrypted=session.encrypted
             )
             frame = self.binding.wrap(record, secured=True)
+        if session is None:
+            received = yield from self._answer_to(frame, None)
+        else:
+            received = yield from self._protected_answer_to(frame, session)
+        self.observer(_moved(self.peer, self.name, received, session))
+        return received
+
+    def _answer_to(self, frame: bytes, session: Session | None) -> Driver[bytes]:
         answer = yield Send(frame)
         if answer is None:
             raise Misuse("wake() came while a response was awaited", remedy="call receive()")
         received, secured = self.binding.unwrap(answer)
         if secured:
-            received = self._open(received, session)
-        elif session is not None and m.header(received).code != m.Error.CODE:
+            return self._open(received, session)
+        if session is not None:
+            header = m.header(received)
+            error = f", data {header.param1:#04x} {header.param2:#04x}" if header.code == m.Error.CODE else ""
             raise PeerViolation(
-                f"{m.name_of(m.header(received).code)} came unprotected in session {session.session_id:#x}", "DSP0277"
+                f"{m.name_of(header.code)} came unprotected in session {session.session_id:#x}{error}",
+                "DSP0277",
+                remedy="start a new session: this one has ended here, whoever sent that",
             )
-        self.observer(_moved(self.peer, self.name, received, session if secured else None))
+        return received
+
+    def _protected_answer_to(self, frame: bytes, session: Session) -> Driver[bytes]:
+        """Get the answer within a session, or end the session.
+
+        The keys' sequence numbers are in step only while every request has had its answer. Were the session to live on without one,
+        whoever carries the bytes could hand us each answer one request late (DSP0277 leaves the session no way to notice).
+        """
+        answered = False
+        try:
+            received = yield from self._answer_to(frame, session)
+            answered = True
+        finally:
+            if not answered:
+                self.drop_session(session.session_id, "a request had no protected answer")
         return received
 
     def _open(self, record: bytes, session: Session | None) -> bytes:
@@ -272,34 +323,12 @@ class Requester:
             self.drop_session(session.session_id, "a record did not verify")
             raise
 
-    def _error(self, received: bytes, request: m.Request[Any]) -> ErrorResponse | None:
-        header = m.header(received)
-        if header.code != m.Error.CODE:
-            return None
-        name = (
-            ErrorCode(header.param1).name if header.param1 in ErrorCode._value2member_map_ else f"{header.param1:#04x}"
-        )
-        return ErrorResponse(
-            f"{self.peer} answered {request.NAME} with ERROR {name}, data {header.param2:#04x}",
-            header.param1,
-            header.param2,
-        )
-
-    def _decode(self, request: m.Request[Any], received: bytes, *, secured: bool) -> tuple[m.Response, int]:
-        expected = request.response_class()
-        header = m.header(received)
-        if header.code != expected.CODE:
-            raise PeerViolation(f"{m.name_of(header.code)} came in answer to {request.NAME}", "DSP0274 response codes")
-        version = Version.V1_0 if request.CODE == m.GetVersion.CODE else self.connection.version
-        if header.version != version:
-            raise PeerViolation(
-                f"{expected.NAME} carries SPDMVersion {header.version:#04x}, {version:#04x} is in use",
-                "DSP0274 SPDMVersion",
-            )
-        response, used = expected.decode_prefix(received, self.connection.facts.answering(request))
-        if len(received) - used > (0 if secured else MAX_TRANSPORT_PADDING):
-            raise DecodeError(expected.NAME, "(end)", used, f"{len(received) - used} trailing bytes")
-        return response, used
+    def signing_slot(self, slot: int) -> Slot:
+        """Give our own slot of the algorithm negotiated for the requester. Raises `Misuse`."""
+        identity = identity_for(self.identities, self.connection.req_asym)
+        if identity is None or slot not in identity.slots:
+            raise Misuse(f"we have no identity in slot {slot} to sign with", remedy="give the requester identities")
+        return identity.slots[slot]
 
     def agreed(self, **changes: object) -> None:
         """Record what a negotiation flow has agreed on."""

@@ -8,23 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from teeio.crypto.entropy import Entropy
 from teeio.crypto.keys import Asym
 from teeio.errors import AuthenticationFailed, DecodeError, Misuse, Reject
 from teeio.observe import MessageMoved, Observer, Refused, ignore
 from teeio.spdm import messages as m
-from teeio.spdm.binding import Binding
-from teeio.spdm.call import Call, Silence
-from teeio.spdm.chunking import Incoming, Outgoing
+from teeio.spdm.binding import ApplicationHandler, Binding, OtherApplication
+from teeio.spdm.call import Call, NotReady, Silence
+from teeio.spdm.chunking import LargeMessages, Outgoing
 from teeio.spdm.constants import Capability, ErrorCode, Version
-from teeio.spdm.device_state import DeviceMeasurements, Identity, Slot
+from teeio.spdm.device_state import DeviceMeasurements, Identity, KeyUsage, Slot, identity_for
+from teeio.spdm.encapsulation import ENCAPSULABLE, Encapsulation, hold_up
+from teeio.spdm.events import Events
 from teeio.spdm.handlers import HANDLERS
+from teeio.spdm.postponed import Postponed, resumed
+from teeio.spdm.provisioning import EVERY_USE, Provisioning
 from teeio.spdm.record import record_header
 from teeio.spdm.rules import BY_REQUEST, Phase, Place, Refusal, refusal
 from teeio.spdm.state import RESPONDER_CAPABILITIES, Connection, Session, SessionPhase, Settings
 from teeio.spdm.transcript import Transcript
 from teeio.spdm.vendor import VendorProtocol
+
+if TYPE_CHECKING:
+    from teeio.spdm.mutual import MutualAuthentication
 
 MAX_TRANSPORT_PADDING = 3
 
@@ -53,31 +61,39 @@ class Responder:
     settings: Settings = field(default_factory=lambda: Settings(capabilities=RESPONDER_CAPABILITIES))
     vendor_protocols: Sequence[VendorProtocol] = ()
     psks: Mapping[bytes, bytes] = field(default_factory=dict, repr=False, kw_only=True)
+    mutual: MutualAuthentication | None = field(default=None, repr=False, kw_only=True)
+    application: ApplicationHandler | None = field(default=None, repr=False, kw_only=True)
+    provisioning: Provisioning | None = field(default=None, repr=False, kw_only=True)
+    events: Events | None = field(default=None, repr=False, kw_only=True)
+    device_classes: tuple[m.DeviceClass, ...] = field(default=(), repr=False, kw_only=True)
     observer: Observer = ignore
     name: str = "responder"
     peer: str = "requester"
     connection: Connection = field(default_factory=Connection)
     transcript: Transcript = field(default_factory=Transcript)
     sessions: dict[int, Session] = field(default_factory=dict)
-    incoming: Incoming | None = field(default=None, init=False, repr=False)
-    outgoing: Outgoing | None = field(default=None, init=False, repr=False)
+    large: LargeMessages = field(default_factory=LargeMessages, init=False, repr=False)
+    pending: Encapsulation | None = field(default=None, init=False, repr=False)
     _handle_number: int = field(default=0, init=False)
+    preserved: Connection | None = field(default=None, init=False, repr=False)
+    """With CACHE, what END_SESSION asked to preserve: the `connection` of the next responder, whose transcript begins empty."""
+    _postponed: Postponed | None = field(default=None, init=False, repr=False)
+    _token: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
+        if self.provisioning is not None:
+            # What SET_CERTIFICATE writes is what every connection sees from then on.
+            self.identities = self.provisioning.identities
         base_asym = tuple(algorithm for algorithm in self.settings.base_asym if self._identity_for(algorithm))
         pqc_asym = tuple(algorithm for algorithm in self.settings.pqc_asym if self._identity_for(algorithm))
-        if not base_asym and not pqc_asym:
+        if not base_asym and not pqc_asym and not self.connection.encapsulated:
             raise Misuse(
                 "no identity for any offered signature algorithm", remedy="give one for each algorithm offered"
             )
         self.settings = replace(self.settings, base_asym=base_asym, pqc_asym=pqc_asym)
 
     def _identity_for(self, algorithm: Asym) -> Identity | None:
-        # Flags of different kinds are equal as integers, so the kind is compared too.
-        for identity in self.identities:
-            if type(identity.algorithm) is type(algorithm) and identity.algorithm == algorithm:
-                return identity
-        return None
+        return identity_for(self.identities, algorithm)
 
     # -- engine ---------------------------------------------------------------------------------------------------------
 
@@ -92,7 +108,10 @@ class Responder:
         if secured:
             return self._respond_secured(message, now)
         self._saw(message, None)
-        answer = self._answer(Call(message, None, now))
+        call = Call(message, None, now)
+        answer = self._answer(call)
+        if call.after is not None:
+            call.after()
         return None if answer is None else self.binding.wrap(self._said(answer, None), secured=False)
 
     def _respond_secured(self, record: bytes, now: float) -> bytes | None:
@@ -106,6 +125,9 @@ class Responder:
             return self.binding.wrap(self._error(ErrorCode.INVALID_SESSION, 0), secured=False)
         try:
             message = self._open(session, record)
+        except OtherApplication as other:
+            session.last_seen = now
+            return self._answer_other(session, other)
         except (AuthenticationFailed, DecodeError) as error:
             self.observer(Refused(self.name, f"a record of session {session.session_id:#x}", str(error)))
             answer = self._seal(session, self._error(ErrorCode.DECRYPT_ERROR, 0))
@@ -115,23 +137,49 @@ class Responder:
         self._saw(message, session)
         call = Call(message, session, now)
         answered = self._answer(call)
-        sealed = None if answered is None else self._seal(session, self._said(answered, session))
+        try:
+            sealed = None if answered is None else self._seal(session, self._said(answered, session))
+        except Misuse as error:
+            self.observer(Refused(self.name, f"session {session.session_id:#x}", str(error)))
+            self.end_session(session.session_id, "an answer could not be protected")
+            return None
         if call.after is not None:
             call.after()
         return sealed
 
+    def _answer_other(self, session: Session, other: OtherApplication) -> bytes | None:
+        """Answer a message of another protocol that came in a session, if there is anybody who speaks it."""
+        taken = self.application is not None and session.phase is SessionPhase.ESTABLISHED
+        answer = self.application(other.data) if taken and self.application is not None else None
+        if answer is None:
+            self.observer(Refused(self.name, "a message that is not SPDM", str(other)))
+            return None
+        return self._seal(session, answer, application=True)
+
     def _open(self, session: Session, record: bytes) -> bytes:
         try:
-            return session.request_key.open(record, self.binding, encrypted=session.encrypted)
+            message = session.request_key.open(record, self.binding, encrypted=session.encrypted)
         except AuthenticationFailed:
-            # Until VerifyNewKey arrives the requester may still use the key before the update.
+            # Until the requester uses the new key it may repeat the KEY_UPDATE under the key before, and say nothing else.
             if session.previous_key is None:
                 raise
-            return session.previous_key.open(record, self.binding, encrypted=session.encrypted)
+            message = session.previous_key.open(record, self.binding, encrypted=session.encrypted)
+            if message[1:2] != bytes([m.KeyUpdate.CODE]):
+                raise AuthenticationFailed(
+                    "a record came under the key before the update (DSP0274 KEY_UPDATE)"
+                ) from None
+            return message
+        session.previous_key = None
+        return message
 
-    def _seal(self, session: Session, message: bytes) -> bytes:
+    def _seal(self, session: Session, message: bytes, *, application: bool = False) -> bytes:
         record = session.response_key.seal(
-            session.session_id, message, self.binding, self.entropy, encrypted=session.encrypted
+            session.session_id,
+            message,
+            self.binding,
+            self.entropy,
+            encrypted=session.encrypted,
+            application=application,
         )
         return self.binding.wrap(record, secured=True)
 
@@ -144,23 +192,50 @@ class Responder:
         except Reject as reject:
             return self.refuse(call, reject)
         if code not in _CHUNK_CODES:
+            postponed, self._postponed = self._postponed, None
+            if code == m.RespondIfReady.CODE:
+                return self._resume(postponed, call)
             # Whoever starts something else has given up the large message that was on its way.
-            self.incoming = self.outgoing = None
+            self.large_at(call).abandon()
         self.transcript.begin(code, call.session_id)
         try:
             request, response = self._handle(code, call)
             encoded = response.encode(self.connection.facts.answering(request))
-            sendable = self._sendable(encoded)
+            sendable = self._sendable(encoded, call)
         except Silence:
             return None
+        except NotReady as wait:
+            return self._postpone(call, wait.until)
         except (DecodeError, AuthenticationFailed) as error:
             self.transcript.end(code, call.request, None, call.session_id)
             return self.refuse(call, Reject(ErrorCode.INVALID_REQUEST, str(error)))
+        except Misuse as error:
+            # What was negotiated lacks what the answer needs: our settings' fault, and no reason to fall silent.
+            self.transcript.end(code, call.request, None, call.session_id)
+            return self.refuse(call, Reject(ErrorCode.UNSPECIFIED, str(error)))
         except Reject as reject:
             self.transcript.end(code, call.request, None, call.session_id)
             return self.refuse(call, reject)
         self.transcript.end(code, call.request, encoded, call.session_id)
         return sendable
+
+    def _postpone(self, call: Call, until: float) -> bytes:
+        """Keep a request until its response is ready; neither the ERROR nor RESPOND_IF_READY enters a transcript."""
+        self._token = (self._token + 1) & 0xFF
+        self._postponed = Postponed(call.request, call.session_id, self._token, until)
+        return self.refuse(call, self._postponed.refusal(call.now))
+
+    def _resume(self, postponed: Postponed | None, call: Call) -> bytes | None:
+        """Answer RESPOND_IF_READY with the response to the request that waits."""
+        try:
+            original = resumed(postponed, call)
+        except (DecodeError, Reject) as error:
+            self._postponed = postponed
+            reject = error if isinstance(error, Reject) else Reject(ErrorCode.INVALID_REQUEST, str(error))
+            return self.refuse(call, reject)
+        answer = self._answer(original)
+        call.after = original.after
+        return answer
 
     def answer_large(self, message: bytes, call: Call) -> bytes:
         """Answer a request that came in chunks, as far as the answer fits behind a CHUNK_SEND_ACK."""
@@ -174,23 +249,38 @@ class Responder:
         if answer is None:
             raise Silence
         limit = self.connection.peer_data_transfer_size
-        return answer if not limit or len(answer) + _ACK_SIZE <= limit else self._large_response(answer)
+        return answer if not limit or len(answer) + _ACK_SIZE <= limit else self._large_response(answer, call)
 
-    def _sendable(self, encoded: bytes) -> bytes:
+    def large_at(self, call: Call) -> LargeMessages:
+        """Give the large messages of the place where a request came in."""
+        return call.session.large if call.session else self.large
+
+    def answer_encapsulated(self, message: bytes, session: Session | None, now: float) -> bytes:
+        """Answer a request that the peer has encapsulated; this side is then a requester (see `flows.encapsulated`)."""
+        call = Call(message, session, now)
+        if len(message) > 1 and message[1] not in ENCAPSULABLE:
+            why = "it cannot be encapsulated (DSP0274 encapsulated requests)"
+            return self.refuse(call, Reject(ErrorCode.UNSUPPORTED_REQUEST, why, message[1]))
+        answer = self._answer(call)
+        if call.after is not None:
+            call.after()
+        return answer if answer is not None else self._error(ErrorCode.UNSPECIFIED, 0)
+
+    def _sendable(self, encoded: bytes, call: Call) -> bytes:
         """Give the response, or LargeResponse if it must be fetched in chunks, or refuse it as too large."""
         limit = self.connection.peer_data_transfer_size
         if not limit or len(encoded) <= limit:
             return encoded
         chunks = self.connection.common_capabilities & Capability.CHUNK
         if chunks and len(encoded) <= self.connection.peer_max_message_size:
-            return self._large_response(encoded)
+            return self._large_response(encoded, call)
         raise Reject(
             ErrorCode.RESPONSE_TOO_LARGE, "DSP0274 DataTransferSize", extended=len(encoded).to_bytes(4, "little")
         )
 
-    def _large_response(self, encoded: bytes) -> bytes:
+    def _large_response(self, encoded: bytes, call: Call) -> bytes:
         self._handle_number = (self._handle_number + 1) & 0xFF
-        self.outgoing = Outgoing(encoded, self._handle_number, self.connection.peer_data_transfer_size)
+        self.large_at(call).outgoing = Outgoing(encoded, self._handle_number, self.connection.peer_data_transfer_size)
         return self._error(ErrorCode.LARGE_RESPONSE, 0, bytes([self._handle_number]))
 
     def refuse(self, call: Call, reject: Reject) -> bytes:
@@ -207,7 +297,7 @@ class Responder:
         place = call.session.place if call.session else self._place_outside(header.code)
         c = self.connection
         why = refusal(header.code, c.version, c.phase, place, c.responder_capabilities, c.requester_capabilities)
-        if why is None and header.code not in HANDLERS:
+        if why is None and header.code not in HANDLERS and header.code != m.RespondIfReady.CODE:
             why = Refusal.UNKNOWN
         if why is not None:
             code = _REFUSAL_CODES[why]
@@ -215,6 +305,7 @@ class Responder:
                 code = ErrorCode.UNSPECIFIED
             data = header.code if code is ErrorCode.UNSUPPORTED_REQUEST else 0
             raise Reject(code, f"{m.name_of(header.code)}: {why.value}", data)
+        hold_up(self, header.code)
         return header.code
 
     def _place_outside(self, code: int) -> Place:
@@ -273,12 +364,17 @@ class Responder:
             raise Reject(ErrorCode.INVALID_REQUEST, f"slot {number} is not provisioned (DSP0274 SlotID)")
         return slots[number]
 
+    def key_usage(self, slot: Slot) -> KeyUsage:
+        """Give what the key of a slot may be used for: everything where keys have no numbers."""
+        return self.provisioning.usage(slot) if self.provisioning and slot.key_pair_id else EVERY_USE
+
     def reset(self, cause: str) -> None:
         """Forget the connection: GET_VERSION, or the transport has gone."""
         for session_id in list(self.sessions):
             self.end_session(session_id, cause)
         self.connection = Connection()
-        self.incoming = self.outgoing = None
+        self.large.abandon()
+        self.pending = None
 
     def end_session(self, session_id: int, cause: str) -> None:
         """End a session and tell the vendor protocols, whose state hangs on it."""
@@ -286,6 +382,10 @@ class Responder:
         if session is None:
             return
         self.transcript.forget_measurements(session_id)
+        if self.pending is not None and self.pending.belongs_to == session_id:
+            self.pending = None
+        if self.events is not None:
+            self.events.session_ended(session_id)
         session.move(SessionPhase.ENDED, cause)
         for protocol in self.vendor_protocols:
             protocol.session_ended(session_id)

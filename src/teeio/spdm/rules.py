@@ -154,7 +154,7 @@ RULES: tuple[Rule, ...] = (
     Rule(m.SetKeyPairInfo, "DSP0274 SET_KEY_PAIR_INFO", V.V1_3, place=_BOTH, responder=Cap.SET_KEY_PAIR_INFO),
     Rule(m.GetSupportedEventTypes, "DSP0274 events", V.V1_3, place=Place.ESTABLISHED, responder=Cap.EVENT),
     Rule(m.SubscribeEventTypes, "DSP0274 events", V.V1_3, place=Place.ESTABLISHED, responder=Cap.EVENT),
-    Rule(m.SendEvent, "DSP0274 events", V.V1_3, place=Place.ESTABLISHED, responder=Cap.EVENT),
+    Rule(m.SendEvent, "DSP0274 events", V.V1_3, place=Place.ESTABLISHED, requester=Cap.EVENT),
     # SLOT_MGMT_CAP lies in ExtFlags, which no side here offers: the request stays unsupported.
     Rule(m.SlotManagement, "DSP0274 SLOT_MANAGEMENT", V.V1_4, place=_BOTH),
     Rule(m.VendorDefinedRequest, "DSP0274 VENDOR_DEFINED_REQUEST", place=_BOTH),

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from teeio.crypto.certificates import leaf_public_key, parse_chain
 from teeio.crypto.kdf import digest, equal
 from teeio.crypto.key_exchange import encapsulate, exchange_for
-from teeio.errors import Reject
+from teeio.crypto.keys import verify
+from teeio.errors import AuthenticationFailed, DecodeError, Reject
 from teeio.spdm import messages as m
 from teeio.spdm import opaque
 from teeio.spdm.call import Call, encoded, sign, summary
-from teeio.spdm.constants import Capability, ErrorCode, KeyUpdateOperation
+from teeio.spdm.constants import Capability, ErrorCode, KeyUpdateOperation, MutualAuth, Version
 from teeio.spdm.state import Session, SessionPhase
-from teeio.spdm.transcript import KEY_EXCHANGE_CONTEXT
+from teeio.spdm.transcript import FINISH_CONTEXT, KEY_EXCHANGE_CONTEXT, signing_message
 
 if TYPE_CHECKING:
     from teeio.spdm.responder import Responder
+
+EVENT_ALL_POLICY = 1 << 1
+"""SessionPolicy (1.3): subscribe the session to all events."""
 
 FIRST_SESSION_HALF = 0xFFFF
 PSK_CONTEXT_SIZE = 32
@@ -29,9 +34,12 @@ def key_exchange(r: Responder, request: m.KeyExchange, call: Call) -> m.Response
     exchange_data, shared = _exchanged(r, request.exchange_data)
     size = c.asym.signature_size
     verify_size = 0 if c.facts.handshake_in_the_clear else c.base_hash.size
+    mode = r.mutual.requested(r) if r.mutual is not None else MutualAuth.NONE
     response = m.KeyExchangeRsp(
         heartbeat_period=session.heartbeat_period,
         rsp_session_id=session.session_id >> 16,
+        mut_auth_requested=mode,
+        req_slot=r.mutual.slot if r.mutual is not None and mode is MutualAuth.PLAIN else 0,
         random=r.entropy(32),
         exchange_data=exchange_data,
         summary=summary(r, request.summary_type),
@@ -48,8 +56,21 @@ def key_exchange(r: Responder, request: m.KeyExchange, call: Call) -> m.Response
     if verify_size:
         response.verify_data = session.schedule.verify_data(session.handshake.response_finished, session.transcript)
         session.transcript += response.verify_data
-    r.sessions[session.session_id] = session
+    call.after = lambda: _register(r, session, mode, call.now, request.session_policy)
     return response
+
+
+def _register(
+    r: Responder, session: Session, mode: MutualAuth = MutualAuth.NONE, now: float = 0.0, policy: int = 0
+) -> None:
+    # Only once the response is on its way: a refused one must not leave a session behind.
+    r.sessions[session.session_id] = session
+    c = r.connection
+    wants_events = c.version >= Version.V1_3 and policy & EVENT_ALL_POLICY
+    if wants_events and r.events is not None and c.responder_capabilities & Capability.EVENT:
+        r.events.subscribe_to_all(session.session_id)
+    if r.mutual is not None:
+        r.mutual.begin_session(r, session, mode, now)
 
 
 def _exchanged(r: Responder, peer: bytes) -> tuple[bytes, bytes]:
@@ -110,18 +131,25 @@ def psk_exchange(r: Responder, request: m.PskExchange, call: Call) -> m.Response
     session.transcript += response.verify_data
     if not with_context:
         session.enter_data()
-    r.sessions[session.session_id] = session
+    call.after = lambda: _register(r, session, policy=request.session_policy)
     return response
 
 
 def psk_finish(r: Responder, request: m.PskFinish, call: Call) -> m.Response:
     """Verify the requester's proof and enter the application phase."""
     session = _live(call)
+    _check_kind(r, session, psk=True)
     _check_proof(r, session, call.request, request.verify_data)
     response = m.PskFinishRsp()
     session.transcript += call.request + response.encode(r.connection.facts)
     call.after = session.enter_data
     return response
+
+
+def _check_kind(r: Responder, session: Session, *, psk: bool) -> None:
+    if session.psk is not psk:
+        r.end_session(session.session_id, "FINISH of the other kind of session")
+        raise Reject(ErrorCode.UNEXPECTED_REQUEST, "FINISH ends KEY_EXCHANGE, PSK_FINISH ends PSK_EXCHANGE (DSP0274)")
 
 
 def _check_proof(r: Responder, session: Session, request: bytes, verify_data: bytes) -> None:
@@ -137,8 +165,8 @@ def finish(r: Responder, request: m.Finish, call: Call) -> m.Response:
     """Verify the requester's proof and enter the application phase."""
     session = call.session or _latest_handshake(r)
     hash_size = r.connection.base_hash.size
-    if request.signature_included:
-        raise Reject(ErrorCode.INVALID_REQUEST, "no mutual authentication was asked for (DSP0274 FINISH)")
+    _check_kind(r, session, psk=False)
+    _check_identity(r, session, request, call.request)
     _check_proof(r, session, call.request, request.verify_data)
     clear = r.connection.facts.handshake_in_the_clear
     response = m.FinishRsp(verify_data=bytes(hash_size) if clear else b"")
@@ -147,16 +175,33 @@ def finish(r: Responder, request: m.Finish, call: Call) -> m.Response:
         covered = session.transcript + encoded(r, request, response, hash_size)
         response.verify_data = session.schedule.verify_data(session.handshake.response_finished, covered)
     session.transcript += response.encode(r.connection.facts)
-    if call.session is None:
-        session.enter_data()
-    else:
-        call.after = session.enter_data
+    call.after = session.enter_data
     return response
+
+
+def _check_identity(r: Responder, session: Session, request: m.Finish, encoded_request: bytes) -> None:
+    """Check the requester's signature if mutual authentication was asked for; a session that lacks it must not live on."""
+    if session.requester_slot is None:
+        if request.signature_included:
+            raise Reject(ErrorCode.INVALID_REQUEST, "no mutual authentication was asked for (DSP0274 FINISH)")
+        return
+    try:
+        if not request.signature_included or request.req_slot != session.requester_slot or not session.requester_chain:
+            raise AuthenticationFailed("FINISH does not prove the slot that was asked for")
+        c = r.connection
+        _, certificates = parse_chain(session.requester_chain, c.base_hash)
+        covered = session.transcript + encoded_request[: -len(request.signature + request.verify_data)]
+        message = signing_message(c.version, FINISH_CONTEXT, covered, c.base_hash)
+        key = leaf_public_key(certificates[-1])
+        verify(key, c.req_asym, message, request.signature, c.base_hash, FINISH_CONTEXT)
+    except (AuthenticationFailed, DecodeError) as error:
+        r.end_session(session.session_id, "the requester is not authenticated")
+        raise Reject(ErrorCode.DECRYPT_ERROR, f"{error} (DSP0274 FINISH)") from error
 
 
 def _latest_handshake(r: Responder) -> Session:
     for session in reversed(r.sessions.values()):
-        if session.phase is SessionPhase.HANDSHAKE:
+        if session.phase is SessionPhase.HANDSHAKE and not session.psk:
             return session
     raise Reject(ErrorCode.UNEXPECTED_REQUEST, "no handshake is under way (DSP0274 FINISH)")
 
@@ -176,14 +221,17 @@ def key_update(r: Responder, request: m.KeyUpdate, call: Call) -> m.Response:
     """Update keys. The request key before the update stays usable until VerifyNewKey."""
     session = _live(call)
     if request.operation == KeyUpdateOperation.VERIFY_NEW_KEY:
-        if session.previous_key is None:
+        if not session.update_unverified:
             raise Reject(ErrorCode.INVALID_REQUEST, "no key update is under way (DSP0274 KEY_UPDATE)")
-        session.previous_key = None
+        session.update_unverified = False
         return m.KeyUpdateAck(operation=request.operation, tag=request.tag)
     if request.operation not in (KeyUpdateOperation.UPDATE_KEY, KeyUpdateOperation.UPDATE_ALL_KEYS):
         raise Reject(ErrorCode.INVALID_REQUEST, f"key operation {int(request.operation)} (DSP0274 KEY_UPDATE)")
-    if session.previous_key is not None:
+    if r.connection.encapsulated and request.operation == KeyUpdateOperation.UPDATE_ALL_KEYS:
+        raise Reject(ErrorCode.INVALID_REQUEST, "a responder updates its own key only (DSP0274 KEY_UPDATE)")
+    if session.update_unverified:
         raise Reject(ErrorCode.INVALID_REQUEST, "the last key update is not verified yet (DSP0274 KEY_UPDATE)")
+    session.update_unverified = True
     session.previous_key, session.request_key = session.request_key, session.request_key.updated()
     if request.operation == KeyUpdateOperation.UPDATE_ALL_KEYS:
         session.response_key = session.response_key.updated()
@@ -193,6 +241,8 @@ def key_update(r: Responder, request: m.KeyUpdate, call: Call) -> m.Response:
 def end_session(r: Responder, request: m.EndSession, call: Call) -> m.Response:
     """End the session once the acknowledgement is protected."""
     session = _live(call)
+    if r.connection.responder_capabilities & Capability.CACHE:
+        r.preserved = None if request.clear_negotiated_state else r.connection
     call.after = lambda: r.end_session(session.session_id, "END_SESSION")
     return m.EndSessionAck()
 

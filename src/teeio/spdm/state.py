@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -18,9 +19,10 @@ from teeio.crypto.algorithms import (
 )
 from teeio.crypto.keys import Asym
 from teeio.observe import Observer, SecretDerived, StateChanged, ignore
+from teeio.spdm.chunking import LargeMessages
 from teeio.spdm.constants import Capability, Version
 from teeio.spdm.key_schedule import HandshakeSecrets, KeySchedule
-from teeio.spdm.messages import Facts
+from teeio.spdm.messages import Facts, NegotiateAlgorithms
 from teeio.spdm.record import RecordKey
 from teeio.spdm.rules import Phase, Place
 
@@ -28,6 +30,9 @@ REQUESTER_CAPABILITIES = (
     Capability.ENCRYPT | Capability.MAC | Capability.KEY_EX | Capability.HBEAT | Capability.KEY_UPD | Capability.CHUNK
 )
 """What a requester without mutual authentication offers."""
+
+MUTUAL_CAPABILITIES = Capability.CERT | Capability.CHAL | Capability.MUT_AUTH | Capability.ENCAP
+"""What both sides offer besides for mutual authentication."""
 
 RESPONDER_CAPABILITIES = (
     Capability.CERT
@@ -44,6 +49,10 @@ RESPONDER_CAPABILITIES = (
 """What a TDISP device's responder offers."""
 
 
+ENCAPSULATION_OVERHEAD = 8
+"""Bytes of DELIVER_ENCAPSULATED_RESPONSE and ENCAPSULATED_RESPONSE_ACK before the message inside, at most."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What one side offers. Tuples are in order of preference, best first."""
@@ -53,6 +62,8 @@ class Settings:
     base_hash: tuple[BaseHash, ...] = (BaseHash.SHA_384, BaseHash.SHA_256)
     base_asym: tuple[BaseAsym, ...] = (BaseAsym.ECDSA_P384, BaseAsym.ECDSA_P256)
     pqc_asym: tuple[PqcAsym, ...] = ()
+    req_base_asym: tuple[BaseAsym, ...] = (BaseAsym.ECDSA_P384, BaseAsym.ECDSA_P256)
+    req_pqc_asym: tuple[PqcAsym, ...] = ()
     dhe: tuple[Dhe, ...] = (Dhe.SECP384R1, Dhe.SECP256R1)
     kem: tuple[Kem, ...] = ()
     aead: tuple[Aead, ...] = (Aead.AES_256_GCM, Aead.AES_128_GCM)
@@ -62,6 +73,8 @@ class Settings:
     max_message_size: int = 0x28000
     heartbeat_period: int = 0
     max_sessions: int = 4
+    multi_key: bool = False
+    """As requester: let the responder use several keys of an algorithm, if it leaves the choice (MULTI_KEY_NEG)."""
 
     def message_limit(self, flags: Capability) -> int:
         """Give MaxSPDMmsgSize as it must be with these capability flags: no more than DataTransferSize without CHUNK."""
@@ -94,12 +107,19 @@ class Connection:
     base_hash: BaseHash = BaseHash(0)
     base_asym: BaseAsym = BaseAsym(0)
     pqc_asym: PqcAsym = PqcAsym(0)
+    req_base_asym: BaseAsym = BaseAsym(0)
+    req_pqc_asym: PqcAsym = PqcAsym(0)
     dhe: Dhe = Dhe(0)
     kem: Kem = Kem(0)
     aead: Aead = Aead(0)
     measurement_hash: MeasurementHash = MeasurementHash(0)
     opaque_format: OpaqueDataFormat = OpaqueDataFormat(0)
     multi_key: bool = False
+    requester_multi_key: bool = False
+    mel_specification: int = 0
+    offered_by_responder: NegotiateAlgorithms | None = None
+    requester_chain: bytes = field(default=b"", repr=False)
+    encapsulated: bool = False
 
     @property
     def common_capabilities(self) -> Capability:
@@ -110,6 +130,11 @@ class Connection:
     def asym(self) -> Asym:
         """The responder's signature algorithm: at most one of the two kinds is selected."""
         return self.pqc_asym or self.base_asym
+
+    @property
+    def req_asym(self) -> Asym:
+        """The requester's signature algorithm for mutual authentication, or 0."""
+        return self.req_pqc_asym or self.req_base_asym
 
     @property
     def group(self) -> Dhe | Kem:
@@ -124,10 +149,34 @@ class Connection:
             version=self.version,
             hash_size=self.base_hash.size if self.base_hash else 0,
             signature_size=self.asym.signature_size if self.asym else 0,
+            req_signature_size=self.req_asym.signature_size if self.req_asym else 0,
             request_exchange_size=self.kem.request_size if self.kem else exchange,
             response_exchange_size=self.kem.response_size if self.kem else exchange,
             handshake_in_the_clear=bool(self.common_capabilities & Capability.HANDSHAKE_IN_THE_CLEAR),
             multi_key=self.multi_key,
+        )
+
+    def mirrored(self) -> Connection:
+        """Give the connection as encapsulated requests see it: the roles of the two sides are exchanged.
+
+        What a side takes at once becomes what an encapsulated response may have, since its wrapper may be sent in chunks.
+        """
+        chunks = self.common_capabilities & Capability.CHUNK
+        limit = self.peer_max_message_size if chunks else self.peer_data_transfer_size
+        limit = max(0, limit - ENCAPSULATION_OVERHEAD)
+        return replace(
+            self,
+            requester_capabilities=self.responder_capabilities,
+            responder_capabilities=self.requester_capabilities,
+            peer_data_transfer_size=limit,
+            peer_max_message_size=limit,
+            base_asym=self.req_base_asym,
+            pqc_asym=self.req_pqc_asym,
+            req_base_asym=self.base_asym,
+            req_pqc_asym=self.pqc_asym,
+            multi_key=self.requester_multi_key,
+            requester_multi_key=self.multi_key,
+            encapsulated=not self.encapsulated,
         )
 
     @property
@@ -146,7 +195,11 @@ class SessionPhase(Enum):
 
 @dataclass(slots=True)
 class Session:
-    """One session, from KEY_EXCHANGE to its end. `transcript` is TH so far, in bytes."""
+    """One session, from KEY_EXCHANGE to its end. `transcript` is TH so far, in bytes.
+
+    With mutual authentication `requester_slot` is the slot that FINISH must prove; the responder sets `requester_chain` when it has
+    accepted that chain.
+    """
 
     session_id: int
     schedule: KeySchedule
@@ -160,6 +213,12 @@ class Session:
     request_key: RecordKey = field(init=False, repr=False)
     response_key: RecordKey = field(init=False, repr=False)
     previous_key: RecordKey | None = field(default=None, repr=False)
+    update_unverified: bool = False
+    psk: bool = False
+    large: LargeMessages = field(default_factory=LargeMessages, repr=False)
+    directions: tuple[str, str] = ("request", "response")
+    requester_slot: int | None = None
+    requester_chain: bytes = field(default=b"", repr=False)
 
     @property
     def place(self) -> Place:
@@ -168,6 +227,7 @@ class Session:
 
     def enter_handshake(self, shared: bytes, *, psk: bool = False) -> None:
         """Derive the handshake secrets; `transcript` must be TH1."""
+        self.psk = psk
         self.handshake = self.schedule.handshake(shared, self.transcript, psk=psk)
         self._use(self.handshake.request, self.handshake.response)
         self._tell("psk" if psk else "dhe_secret", shared)
@@ -184,6 +244,14 @@ class Session:
         self._tell("response_data_secret", secrets.response)
         self._tell("export_master_secret", secrets.export_master)
         self.move(SessionPhase.ESTABLISHED, "FINISH")
+
+    def mirrored(self) -> Session:
+        """Give a copy in which the directions are exchanged, for a KEY_UPDATE that the responder asks for."""
+        made = copy(self)
+        made.request_key, made.response_key = self.response_key, self.request_key
+        made.directions = (self.directions[1], self.directions[0])
+        made.previous_key, made.update_unverified = None, False
+        return made
 
     def _use(self, request: bytes, response: bytes) -> None:
         self.request_key = RecordKey(self.schedule, request)

@@ -16,6 +16,7 @@ CHALLENGE_CONTEXT = "responder-challenge_auth signing"
 MEASUREMENTS_CONTEXT = "responder-measurements signing"
 KEY_EXCHANGE_CONTEXT = "responder-key_exchange_rsp signing"
 FINISH_CONTEXT = "requester-finish signing"
+ENDPOINT_INFO_CONTEXT = "responder-endpoint_info signing"
 
 MAX_TRANSCRIPT = 1 << 20
 """Bound on B and on each L: a peer cannot make them grow further; the oldest part is then gone and signatures fail."""
@@ -37,6 +38,11 @@ _SIGNATURE_REQUESTED = 1
 """Bit 0 of Param1 of GET_MEASUREMENTS."""
 
 
+def signers_context(context: str, *, encapsulated: bool) -> str:
+    """Give the context of a response's signature: in an encapsulated response it is the requester that signs."""
+    return context.replace("responder-", "requester-", 1) if encapsulated else context
+
+
 class Transcript:
     """The transcripts of one connection. Call `begin` for every legal request and `end` when its response is known."""
 
@@ -48,12 +54,15 @@ class Transcript:
         self._challenged = False
         self._digests_window = True
 
+    def mirrored(self, version: int) -> Transcript:
+        """Give the transcript that encapsulated requests begin with: VCA from 1.2 on, nothing before."""
+        made = Transcript()
+        made.vca = self.vca if version >= Version.V1_2 else b""
+        return made
+
     def begin(self, code: int, session: int | None) -> None:
         """Apply the resets that the arrival of request `code` causes; chunks are no requests of their own."""
-        if code in (ChunkSend.CODE, ChunkGet.CODE, RespondIfReady.CODE):
-            return
-        if code == GetVersion.CODE:
-            self.__init__()  # type: ignore[misc]
+        if code in (ChunkSend.CODE, ChunkGet.CODE, RespondIfReady.CODE, GetVersion.CODE):
             return
         if code != GetMeasurements.CODE:
             self._l.pop(session, None)
@@ -77,6 +86,9 @@ class Transcript:
                 self._l[session] = self._bounded(before + request + response)
         if response is None:
             return
+        if code == GetVersion.CODE:
+            # It resets everything once it is answered: one that is refused must change nothing.
+            self.__init__()  # type: ignore[misc]
         if effect is Effect.VCA:
             self.vca += request + response
         elif effect is Effect.IDENTITY and session is None:

@@ -22,7 +22,14 @@ from teeio.crypto.certificates.extensions import (
     tcb_info,
 )
 from teeio.crypto.certificates.issue import Authority, DeviceIdentity, Validity, leaf_extensions
-from teeio.crypto.certificates.leaf import LEAF_CHECKS, CertificateModel, Finding, Severity, errors
+from teeio.crypto.certificates.leaf import LEAF_CHECKS, CertificateModel, Finding, Leaf, Severity, errors, leaf_findings
+from teeio.crypto.certificates.request import (
+    algorithm_identifier,
+    certificate_request,
+    check_integrity,
+    check_request,
+    is_sequence,
+)
 from teeio.crypto.certificates.validate import Revocation, authenticate_chain, revocation_status, validate_chain
 
 __all__ = [
@@ -36,17 +43,24 @@ __all__ = [
     "DeviceInfo",
     "Finding",
     "Fwid",
+    "Leaf",
     "OperationalFlags",
     "PciIdentity",
     "Revocation",
     "Severity",
     "TcbInfo",
     "Validity",
+    "algorithm_identifier",
     "authenticate_chain",
+    "certificate_request",
     "chain_structure",
+    "check_integrity",
+    "check_request",
     "device_info",
     "errors",
+    "is_sequence",
     "leaf_extensions",
+    "leaf_findings",
     "leaf_public_key",
     "load_certificate",
     "parse_chain",

@@ -2,7 +2,7 @@
 
 Leaf contents follow DSP0274 (certificate requirements) and PCIe CMA. Keys, serial numbers and signatures come from the
 given entropy and the validity is an argument, so the same arguments give the same bytes. Leaves out certificate
-requests and the Alias certificate model, in which the device itself is the last authority.
+requests; the Alias certificate model, in which the device itself is the last authority, is in `hierarchy`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from teeio.crypto.certificates.chain import chain_structure, load_certificate
 from teeio.crypto.certificates.extensions import (
     CMA_NAME,
     DEVICE_INFO,
+    EKU_REQUESTER,
     EKU_RESPONDER,
     HARDWARE_IDENTITY,
+    MUTABLE_CERTIFICATE,
     DeviceInfo,
     PciIdentity,
     TcbInfo,
@@ -189,17 +191,27 @@ class DeviceIdentity:
         return chain_structure(self.path[0], self.path[1:], self.base_hash)
 
 
-def leaf_extensions(device: DeviceInfo, pci: PciIdentity | None = None, tcb: TcbInfo | None = None) -> list[Extension]:
-    """List the extensions of a responder's leaf in the Device certificate model (DSP0274, CMA, DICE)."""
+def leaf_extensions(
+    device: DeviceInfo,
+    pci: PciIdentity | None = None,
+    tcb: TcbInfo | None = None,
+    *,
+    requester: bool = False,
+    alias: bool = False,
+) -> list[Extension]:
+    """List the extensions of a leaf: a responder's, or a requester's; in the Device or the Alias certificate model.
+
+    An alias leaf names the device too, but says that it may change, and claims no hardware identity (DSP0274, CMA, DICE).
+    """
     names = [other_name(DEVICE_INFO, str(device))]
     if pci is not None:
         names.append(other_name(CMA_NAME, str(pci)))
     extensions: list[Extension] = [
         (x509.BasicConstraints(ca=False, path_length=None), True),
         (key_usage(digital_signature=True), True),
-        (x509.ExtendedKeyUsage([EKU_RESPONDER]), False),
+        (x509.ExtendedKeyUsage([EKU_REQUESTER if requester else EKU_RESPONDER]), False),
         (x509.SubjectAlternativeName(names), False),
-        (spdm_extension([HARDWARE_IDENTITY]), False),
+        (spdm_extension([MUTABLE_CERTIFICATE if alias else HARDWARE_IDENTITY]), False),
     ]
     if tcb is not None:
         extensions.append((tcb.extension(), False))

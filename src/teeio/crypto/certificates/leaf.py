@@ -29,6 +29,7 @@ from teeio.crypto.certificates.extensions import (
     spdm_identifiers,
     tcb_info,
 )
+from teeio.crypto.keys import PQC_SCHEMES, Asym
 from teeio.errors import DecodeError
 
 
@@ -65,7 +66,7 @@ class Leaf:
     """The leaf under examination and what is expected of it."""
 
     certificate: x509.Certificate
-    base_asym: BaseAsym
+    base_asym: Asym
     model: CertificateModel
     version: int
     requester: bool
@@ -116,14 +117,19 @@ def _names(leaf: Leaf) -> str | None:
 
 def _key(leaf: Leaf) -> str | None:
     try:
-        fits = _algorithms_of(leaf.certificate.public_key())
+        fits = algorithms_of(leaf.certificate.public_key())
     except (ValueError, UnsupportedAlgorithm) as error:
         return f"public key cannot be read: {error}"
-    return None if leaf.base_asym & fits else f"public key is not of the negotiated algorithm {leaf.base_asym!r}"
+    # Flags of different kinds are equal as integers, so the kind is compared too.
+    serves = type(leaf.base_asym) is type(fits) and bool(leaf.base_asym & fits)
+    return None if serves else f"public key is not of the negotiated algorithm {leaf.base_asym!r}"
 
 
-def _algorithms_of(key: object) -> BaseAsym:
-    """Give the signature algorithms that a public key serves."""
+def algorithms_of(key: object) -> Asym:
+    """Give the signature algorithms that a public key serves; none is an empty flag."""
+    for algorithm, scheme in PQC_SCHEMES.items():
+        if scheme.fits(key):
+            return algorithm
     if isinstance(key, ec.EllipticCurvePublicKey):
         return _CURVES.get(key.curve.name, BaseAsym(0))
     if isinstance(key, rsa.RSAPublicKey):

@@ -10,12 +10,12 @@ from collections.abc import Coroutine, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from teeio.crypto.algorithms import BaseAsym, BaseHash
+from teeio.crypto.algorithms import BaseHash
 from teeio.crypto.certificates.chain import leaf_public_key, load_certificate, parse_chain
 from teeio.crypto.certificates.issue import moment
 from teeio.crypto.certificates.leaf import CertificateModel, Finding, Leaf, Severity, errors, leaf_findings
 from teeio.crypto.kdf import digest, equal
-from teeio.crypto.keys import PublicKey
+from teeio.crypto.keys import Asym, PublicKey
 from teeio.errors import AuthenticationFailed, DecodeError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def validate_chain(
     chain: bytes,
     anchors: Sequence[bytes],
     base_hash: BaseHash,
-    base_asym: BaseAsym,
+    base_asym: Asym,
     at_time: float,
     *,
     model: CertificateModel = CertificateModel.DEVICE,
@@ -53,7 +53,7 @@ def authenticate_chain(
     chain: bytes,
     anchors: Sequence[bytes],
     base_hash: BaseHash,
-    base_asym: BaseAsym,
+    base_asym: Asym,
     at_time: float,
     *,
     model: CertificateModel = CertificateModel.DEVICE,

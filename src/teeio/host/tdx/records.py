@@ -80,6 +80,11 @@ class IdeStream:
     observer: Observer = ignore
     phase: StreamPhase = StreamPhase.CREATED
     key_set: KeySet = KeySet.K0
+    changing_over: bool = False
+
+    def changes_over(self) -> None:
+        """Note that from now on the ends may use different key sets."""
+        self.changing_over = True
 
     def move(self, phase: StreamPhase, cause: str) -> None:
         """Change phase and tell the observer."""

@@ -233,7 +233,7 @@ class SessionCalls(Answering):
         if operation == KmOperation.SETUP:
             return stream_keys.set_up(ends, KeySet.K0)
         if operation == KmOperation.REFRESH:
-            return stream_keys.refresh(ends, stream.key_set, KeySet(1 - stream.key_set))
+            return stream_keys.refresh(ends, stream.key_set, KeySet(1 - stream.key_set), stream.changes_over)
         return stream_keys.stop(ends, stream.key_set)
 
     def _km_done(self, stream: IdeStream, operation: KmOperation) -> None:
@@ -242,14 +242,15 @@ class SessionCalls(Answering):
             stream.move(StreamPhase.READY, "keys in use")
         elif operation == KmOperation.REFRESH:
             stream.key_set = KeySet(1 - stream.key_set)
+            stream.changing_over = False
         else:
             self._stopped(stream)
 
     def _km_failed(self, stream: IdeStream, operation: KmOperation) -> None:
         """Undo a set-up at the root port; a stop has stopped the root port's end in any case.
 
-        A refresh that failed leaves the stream as far as it came: old keys if the root port has not changed over. If
-        the ends no longer agree, the first TLP shows it and the stream goes Insecure.
+        A refresh that failed leaves the old keys in use, if neither end has begun to change over; else which keys each
+        end uses is no longer known, and the stream is blocked rather than left for the first TLP to fail on.
         """
         if stream.phase is StreamPhase.BLOCKED:
             return
@@ -258,6 +259,8 @@ class SessionCalls(Answering):
             stream.spdm.unit.set_stop(stream.stream_id, KeySet.K0)
         elif operation == KmOperation.STOP:
             self._stopped(stream)
+        elif stream.changing_over:
+            self.records.block(stream, "a key refresh stopped half-way")
 
     def _stopped(self, stream: IdeStream) -> None:
         stream.spdm.unit.disable(stream.stream_id)

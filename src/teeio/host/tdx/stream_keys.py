@@ -7,6 +7,7 @@ Each key has one use: a sub-stream in one direction.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from teeio.abi.statuses import Status
@@ -49,9 +50,10 @@ def set_up(ends: StreamEnds, key_set: KeySet) -> Flow[None]:
         raise Reject(Status.IDE_KM_FAILED, "the root port's end of the stream did not become Secure")
 
 
-def refresh(ends: StreamEnds, old: KeySet, new: KeySet) -> Flow[None]:
-    """Change over from one key set to the other without leaving Secure."""
+def refresh(ends: StreamEnds, old: KeySet, new: KeySet, changes_over: Callable[[], None]) -> Flow[None]:
+    """Change over from one key set to the other without leaving Secure; `changes_over` is told when that begins."""
     yield from _program(ends, new)
+    changes_over()
     yield from _go(ends, new)
     yield from _stop(ends, old)
     ends.unit.set_stop(ends.stream_id, old)

@@ -3,7 +3,7 @@
 One `Agent` holds one SPDM connection to one device, at most one session, and at most one procedure under way. It is
 driven one data object at a time: the VMM carries what `Send` holds and brings the device's answer, and can do no more
 than lose it. The procedures of the session are here; those of streams and interfaces are `stream_keys` and
-`interface_flows`.
+`interface_calls`.
 """
 
 from __future__ import annotations

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from teeio.errors import Incompatible
+from teeio.errors import Incompatible, PeerViolation
 from teeio.flow import Flow
 from teeio.spdm import messages as m
 from teeio.spdm import negotiation
+from teeio.spdm.constants import Capability, Version
 from teeio.spdm.exchange import ask
 from teeio.spdm.requester import Requester
 from teeio.spdm.rules import Phase
 from teeio.spdm.state import Connection
 
 
-def connect(requester: Requester) -> Flow[Connection]:
-    """Negotiate version, capabilities and algorithms. Raises `Incompatible` if there is nothing in common."""
+def connect(requester: Requester, *, list_algorithms: bool = False) -> Flow[Connection]:
+    """Negotiate version, capabilities and algorithms. Raises `Incompatible` if there is nothing in common.
+
+    With `list_algorithms` (1.3, both sides with CHUNK) the responder is asked for all it supports: `Connection.offered_by_responder`.
+    """
     requester.connection = Connection()
     for session_id in list(requester.sessions):
         requester.drop_session(session_id, "GET_VERSION")
     requester.chains.clear()
     yield from _agree_version(requester)
-    yield from _agree_capabilities(requester)
+    yield from _agree_capabilities(requester, list_algorithms=list_algorithms)
     yield from _agree_algorithms(requester)
     return requester.connection
 
@@ -35,11 +39,13 @@ def _agree_version(requester: Requester) -> Flow[None]:
     requester.agreed(phase=Phase.VERSION_DONE, version=max(common))
 
 
-def _agree_capabilities(requester: Requester) -> Flow[None]:
+def _agree_capabilities(requester: Requester, *, list_algorithms: bool) -> Flow[None]:
     settings, version = requester.settings, requester.connection.version
     flags = negotiation.known_flags(settings.capabilities, version)
+    listed = list_algorithms and version >= Version.V1_3 and bool(flags & Capability.CHUNK)
     response = yield from ask(
         m.GetCapabilities(
+            supported_algorithms=int(listed),
             ct_exponent=settings.ct_exponent,
             flags=flags,
             data_transfer_size=settings.data_transfer_size,
@@ -47,20 +53,30 @@ def _agree_capabilities(requester: Requester) -> Flow[None]:
         )
     )
     negotiation.check_capabilities(response, version)
+    if response.supported_algorithms and not listed:
+        raise PeerViolation("a supported-algorithms block came unasked", "DSP0274 CAPABILITIES")
+    block = response.algorithms_block
     requester.agreed(
         phase=Phase.CAPABILITIES_DONE,
         requester_capabilities=flags,
         responder_capabilities=negotiation.known_flags(response.flags, version),
+        offered_by_responder=block.offer(version) if block else None,
         peer_data_transfer_size=response.data_transfer_size,
         peer_max_message_size=response.max_message_size,
     )
 
 
 def _agree_algorithms(requester: Requester) -> Flow[None]:
-    request = negotiation.offer(requester.settings, requester.connection.version)
+    connection = requester.connection
+    request = negotiation.offer(requester.settings, connection.version, connection.responder_capabilities)
     response = yield from ask(request)
     negotiation.check_selection(request, response)
     lacking = negotiation.missing(requester.connection, response)
     if lacking:
         raise Incompatible(f"{requester.peer} selected no {lacking} of our offer", remedy="offer more algorithms")
-    requester.agreed(phase=Phase.NEGOTIATED, **negotiation.chosen(response))
+    if response.requester_multi_key and not connection.requester_capabilities & (
+        Capability.MULTI_KEY_ONLY | Capability.MULTI_KEY_NEG
+    ):
+        raise PeerViolation("RequesterMultiKeyConnSel without MULTI_KEY_CAP of ours", "DSP0274 ALGORITHMS")
+    multi_key = bool(request.responder_multi_key)
+    requester.agreed(phase=Phase.NEGOTIATED, multi_key=multi_key, **negotiation.chosen(response))

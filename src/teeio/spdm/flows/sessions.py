@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from teeio.crypto.kdf import digest, equal
 from teeio.crypto.key_exchange import KeyExchange, exchange_for
-from teeio.errors import AuthenticationFailed, Incompatible, PeerViolation
+from teeio.errors import AuthenticationFailed, ErrorResponse, Incompatible, PeerViolation
 from teeio.flow import Flow
 from teeio.observe import SecretDerived
 from teeio.spdm import messages as m
 from teeio.spdm import opaque
-from teeio.spdm.constants import Capability, KeyUpdateOperation, SummaryType
+from teeio.spdm.asking import Asker
+from teeio.spdm.constants import Capability, KeyUpdateOperation, MutualAuth, SummaryType
 from teeio.spdm.exchange import Answer, ask, exchange
+from teeio.spdm.flows.encapsulated import serve_encapsulated
 from teeio.spdm.flows.identity import known_chain, verify_signature
 from teeio.spdm.requester import Requester
 from teeio.spdm.state import Session
-from teeio.spdm.transcript import KEY_EXCHANGE_CONTEXT
+from teeio.spdm.transcript import FINISH_CONTEXT, KEY_EXCHANGE_CONTEXT, signing_message
 
 FIRST_SESSION_HALF = 0xFFFF
 PSK_CONTEXT_SIZE = 32
@@ -42,6 +44,7 @@ def key_exchange(
     answer: Answer[m.KeyExchangeRsp] = yield from exchange(request)
     session = _open_session(requester, request, answer, slot, chain_hash, ephemeral)
     try:
+        yield from _prove_identity(requester, session, answer.message)
         yield from _finish(requester, session)
     except BaseException:
         requester.drop_session(session.session_id, "the handshake failed")
@@ -63,8 +66,7 @@ def _open_session(
     ephemeral: KeyExchange,
 ) -> Session:
     connection, response = requester.connection, answer.message
-    if response.mut_auth_requested:
-        raise Incompatible(f"{requester.peer} asks for mutual authentication, which we did not offer")
+    _check_mutual(requester, response)
     session = _new_session(requester, request.req_session_id, response)
     tail = connection.asym.signature_size + len(response.verify_data)
     signed = requester.transcript.handshake(chain_hash, connection.multi_key) + answer.sent + answer.received[:-tail]
@@ -80,15 +82,48 @@ def _open_session(
     return session
 
 
+def _check_mutual(requester: Requester, response: m.KeyExchangeRsp) -> None:
+    """Check that we can do the mutual authentication that a KEY_EXCHANGE_RSP asks for, if any."""
+    mode, common = response.mut_auth_requested, requester.connection.common_capabilities
+    if not mode:
+        return
+    if not common & Capability.MUT_AUTH or not requester.connection.req_asym:
+        raise Incompatible(f"{requester.peer} asks for mutual authentication, which we did not offer")
+    if mode not in MutualAuth._value2member_map_:
+        raise PeerViolation(f"MutAuthRequested {mode:#x} is not one mode", "DSP0274 KEY_EXCHANGE_RSP")
+    if mode != MutualAuth.PLAIN and not common & Capability.ENCAP:
+        raise PeerViolation("mutual authentication by encapsulation without ENCAP", "DSP0274 KEY_EXCHANGE_RSP")
+
+
+def _prove_identity(requester: Requester, session: Session, response: m.KeyExchangeRsp) -> Flow[None]:
+    """Learn which slot FINISH must prove, and enter its chain into the transcript."""
+    connection, slot, digests = requester.connection, response.req_slot, b""
+    if not response.mut_auth_requested:
+        return
+    if response.mut_auth_requested != MutualAuth.PLAIN:
+        served = yield from serve_encapsulated(
+            requester,
+            session,
+            outside=connection.facts.handshake_in_the_clear,
+            implicit_digests=response.mut_auth_requested == MutualAuth.IMPLICIT_DIGESTS,
+        )
+        slot = served.slot or 0
+        digests = served.digests if connection.requester_multi_key else b""
+    session.requester_slot = slot
+    chain = requester.signing_slot(slot).chain(connection.base_hash)
+    session.transcript += digests + digest(connection.base_hash, chain)
+
+
 def _finish(requester: Requester, session: Session) -> Flow[None]:
     connection = requester.connection
     clear = connection.facts.handshake_in_the_clear
     hash_size = connection.base_hash.size
-    unproven = m.Finish(verify_data=bytes(hash_size)).encode(connection.facts)[:-hash_size]
-    proof = session.schedule.verify_data(session.handshake.request_finished, session.transcript + unproven)
-    answer: Answer[m.FinishRsp] = yield from exchange(
-        m.Finish(verify_data=proof), None if clear else session.session_id
+    request = _signed_finish(requester, session)
+    unproven = request.encode(connection.facts)[:-hash_size]
+    request.verify_data = session.schedule.verify_data(
+        session.handshake.request_finished, session.transcript + unproven
     )
+    answer: Answer[m.FinishRsp] = yield from exchange(request, None if clear else session.session_id)
     session.transcript += answer.sent
     if clear:
         covered = session.transcript + answer.received[:-hash_size]
@@ -97,6 +132,23 @@ def _finish(requester: Requester, session: Session) -> Flow[None]:
             raise AuthenticationFailed("ResponderVerifyData of FINISH_RSP does not verify")
     session.transcript += answer.received
     session.enter_data()
+
+
+def _signed_finish(requester: Requester, session: Session) -> m.Finish:
+    """Make a FINISH with the requester's signature if mutual authentication was asked for, still without verify data."""
+    connection = requester.connection
+    no_proof = bytes(connection.base_hash.size)
+    if session.requester_slot is None:
+        return m.Finish(verify_data=no_proof)
+    size = connection.req_asym.signature_size
+    request = m.Finish(
+        signature_included=1, req_slot=session.requester_slot, signature=bytes(size), verify_data=no_proof
+    )
+    covered = session.transcript + request.encode(connection.facts)[: -size - len(no_proof)]
+    message = signing_message(connection.version, FINISH_CONTEXT, covered, connection.base_hash)
+    key = requester.signing_slot(session.requester_slot).key
+    request.signature = key.sign(message, connection.base_hash, FINISH_CONTEXT)
+    return request
 
 
 def psk_exchange(
@@ -172,27 +224,39 @@ def heartbeat(session: Session) -> Flow[None]:
     yield from ask(m.Heartbeat(), session.session_id)
 
 
-def key_update(requester: Requester, session: Session, *, both: bool = True) -> Flow[None]:
-    """Replace the data keys: both directions, or the request direction only; then prove the new request key."""
+def key_update(requester: Asker, session: Session, *, both: bool = True) -> Flow[None]:
+    """Replace the data keys: both directions, or the request direction only; then prove the new request key.
+
+    A responder that asks for it gives a mirrored session and updates one direction only.
+    """
     operation = KeyUpdateOperation.UPDATE_ALL_KEYS if both else KeyUpdateOperation.UPDATE_KEY
     new_request = session.request_key.updated()
     if both:
         session.previous_key, session.response_key = session.response_key, session.response_key.updated()
     try:
         yield from _key_operation(requester, session, operation)
-    except Exception:
+    except ErrorResponse:
+        # A protected refusal: the responder has kept its keys, so do we.
         if session.previous_key is not None:
             session.response_key, session.previous_key = session.previous_key, None
         raise
+    except BaseException:
+        requester.drop_session(session.session_id, "whether the keys were updated is not known")
+        raise
     session.previous_key = None
     session.request_key = new_request
-    for label, key in (("request_data_secret", session.request_key), ("response_data_secret", session.response_key)):
-        if both or label.startswith("request"):
-            requester.observer(SecretDerived(f"{label}_update", f"{session.session_id:08x}", key.secret))
-    yield from _key_operation(requester, session, KeyUpdateOperation.VERIFY_NEW_KEY)
+    for direction, key in zip(session.directions, (session.request_key, session.response_key), strict=True):
+        if both or key is new_request:
+            label = f"{direction}_data_secret_update"
+            requester.observer(SecretDerived(label, f"{session.session_id:08x}", key.secret))
+    try:
+        yield from _key_operation(requester, session, KeyUpdateOperation.VERIFY_NEW_KEY)
+    except BaseException:
+        requester.drop_session(session.session_id, "the updated keys were not verified")
+        raise
 
 
-def _key_operation(requester: Requester, session: Session, operation: KeyUpdateOperation) -> Flow[None]:
+def _key_operation(requester: Asker, session: Session, operation: KeyUpdateOperation) -> Flow[None]:
     tag = requester.entropy(1)[0]
     response = yield from ask(m.KeyUpdate(operation=operation, tag=tag), session.session_id)
     if (response.operation, response.tag) != (operation, tag):

@@ -1,6 +1,13 @@
 """All SPDM messages: one file per exchange, request and response together."""
 
-from teeio.spdm.messages.algorithms import Algorithms, AlgorithmTable, AlgType, NegotiateAlgorithms, selected
+from teeio.spdm.messages.algorithms import (
+    Algorithms,
+    AlgorithmTable,
+    AlgType,
+    NegotiateAlgorithms,
+    SupportedAlgorithms,
+    selected,
+)
 from teeio.spdm.messages.base import Facts, Header, Message, Request, Response, declared, decode, header, name_of
 from teeio.spdm.messages.capabilities import Capabilities, GetCapabilities
 from teeio.spdm.messages.certificate import Certificate, GetCertificate
@@ -14,6 +21,7 @@ from teeio.spdm.messages.encapsulated import (
     GetEncapsulatedRequest,
 )
 from teeio.spdm.messages.endpoint_info import (
+    DEVICE_CLASS_IDENTIFIER,
     EndpointInfo,
     EventAck,
     GetEndpointInfo,
@@ -50,20 +58,34 @@ from teeio.spdm.messages.provisioning import (
 )
 from teeio.spdm.messages.psk import PskExchange, PskExchangeRsp, PskFinish, PskFinishRsp
 from teeio.spdm.messages.session import EndSession, EndSessionAck, Heartbeat, HeartbeatAck, KeyUpdate, KeyUpdateAck
+from teeio.spdm.messages.svh import (
+    EVENT_DETAIL_SIZES,
+    DeviceClass,
+    DeviceClassElement,
+    DeviceClasses,
+    DmtfEvent,
+    Event,
+    EventGroup,
+    EventType,
+    SubordinateId,
+)
 from teeio.spdm.messages.vendor_defined import StandardsBody, VendorDefinedRequest, VendorDefinedResponse
 from teeio.spdm.messages.version import GetVersion, VersionResponse
 
 __all__ = [
-    "AlgType", "AlgorithmTable", "Algorithms", "Capabilities", "Certificate", "Challenge", "ChallengeAuth", "ChunkGet",
-    "ChunkResponse", "ChunkSend", "ChunkSendAck", "Csr", "DeliverEncapsulatedResponse", "Digests", "EncapsulatedRequest",
-    "EncapsulatedResponseAck", "EndSession", "EndSessionAck", "EndpointInfo", "Error", "EventAck", "Facts", "Finish",
-    "FinishRsp", "GetCapabilities", "GetCertificate", "GetCsr", "GetDigests", "GetEncapsulatedRequest", "GetEndpointInfo",
-    "GetKeyPairInfo", "GetMeasurementExtensionLog", "GetMeasurements", "GetSupportedEventTypes", "GetVersion", "Header",
-    "Heartbeat", "HeartbeatAck", "KeyExchange", "KeyExchangeRsp", "KeyPairInfo", "KeyUpdate", "KeyUpdateAck", "Log",
-    "LogEntry", "MeasurementBlock", "MeasurementExtensionLog", "MeasurementType", "Measurements", "Message",
+    "DEVICE_CLASS_IDENTIFIER", "EVENT_DETAIL_SIZES", "AlgType", "AlgorithmTable", "Algorithms", "Capabilities",
+    "Certificate", "Challenge", "ChallengeAuth", "ChunkGet", "ChunkResponse", "ChunkSend", "ChunkSendAck", "Csr",
+    "DeliverEncapsulatedResponse", "DeviceClass", "DeviceClassElement", "DeviceClasses", "Digests", "DmtfEvent",
+    "EncapsulatedRequest", "EncapsulatedResponseAck", "EndSession", "EndSessionAck", "EndpointInfo", "Error", "Event",
+    "EventAck", "EventGroup", "EventType", "Facts", "Finish", "FinishRsp", "GetCapabilities", "GetCertificate",
+    "GetCsr", "GetDigests", "GetEncapsulatedRequest", "GetEndpointInfo", "GetKeyPairInfo",
+    "GetMeasurementExtensionLog", "GetMeasurements", "GetSupportedEventTypes", "GetVersion", "Header", "Heartbeat",
+    "HeartbeatAck", "KeyExchange", "KeyExchangeRsp", "KeyPairInfo", "KeyUpdate", "KeyUpdateAck", "Log", "LogEntry",
+    "MeasurementBlock", "MeasurementExtensionLog", "MeasurementType", "Measurements", "Message",
     "NegotiateAlgorithms", "PskExchange", "PskExchangeRsp", "PskFinish", "PskFinishRsp", "Request", "RespondIfReady",
     "Response", "ResponseNotReady", "SendEvent", "SetCertificate", "SetCertificateRsp", "SetKeyPairInfo",
-    "SetKeyPairInfoAck", "SlotManagement", "SlotManagementRsp", "StandardsBody", "SubscribeEventTypes",
-    "SubscribeEventTypesAck", "SupportedEventTypes", "VendorDefinedRequest", "VendorDefinedResponse", "VersionResponse",
-    "declared", "decode", "decode_blocks", "header", "name_of", "selected",
+    "SetKeyPairInfoAck", "SlotManagement", "SlotManagementRsp", "StandardsBody", "SubordinateId",
+    "SubscribeEventTypes", "SubscribeEventTypesAck", "SupportedAlgorithms", "SupportedEventTypes", "VendorDefinedRequest",
+    "VendorDefinedResponse", "VersionResponse", "declared", "decode", "decode_blocks", "header", "name_of",
+    "selected",
 ]  # fmt: skip

@@ -13,8 +13,22 @@ from teeio.crypto.algorithms import (
     PqcAsym,
 )
 from teeio.spdm.constants import Version
-from teeio.spdm.messages.base import Request, Response, message
-from teeio.wire import Record, bits, count_of, record, repeat, reserved, reserved_bits, total_length, u8, u16, u32
+from teeio.spdm.messages.base import Facts, Request, Response, message
+from teeio.wire import (
+    REST,
+    Record,
+    bits,
+    blob,
+    count_of,
+    record,
+    repeat,
+    reserved,
+    reserved_bits,
+    total_length,
+    u8,
+    u16,
+    u32,
+)
 
 
 class AlgType(IntEnum):
@@ -100,3 +114,29 @@ class Algorithms(Response):
 def selected(tables: tuple[AlgorithmTable, ...], alg_type: AlgType) -> int:
     """Give the bits of the table of `alg_type`, or 0 if there is none."""
     return next((table.supported for table in tables if table.alg_type == alg_type), 0)
+
+
+@record
+class SupportedAlgorithms(Record):
+    """The supported-algorithms block of CAPABILITIES (1.3): a NEGOTIATE_ALGORITHMS from Param1 on, with a length of its own."""
+
+    table_count: int = u8("Number of algorithm structure tables")
+    _param2: None = reserved(1)
+    length: None = total_length(2)
+    fields: bytes = blob(REST, "From MeasurementSpecification on")
+
+    @classmethod
+    def of(cls, offer: NegotiateAlgorithms, version: int) -> SupportedAlgorithms:
+        """Make the block that lists what `offer` offers."""
+        encoded = offer.encode(Facts(version=version))
+        return cls(table_count=len(offer.tables), fields=encoded[_BEFORE_FIELDS:])
+
+    def offer(self, version: int) -> NegotiateAlgorithms:
+        """Give what the block lists. Raises `DecodeError`."""
+        size = _BEFORE_FIELDS + len(self.fields)
+        start = bytes([version, NegotiateAlgorithms.CODE, self.table_count, 0]) + size.to_bytes(2, "little")
+        return NegotiateAlgorithms.decode(start + self.fields, Facts(version=version))
+
+
+_BEFORE_FIELDS = 6
+"""Bytes of NEGOTIATE_ALGORITHMS before MeasurementSpecification: header and Length."""

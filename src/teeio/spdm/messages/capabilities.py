@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from teeio.spdm.constants import Capability, Version
+from teeio.spdm.messages.algorithms import SupportedAlgorithms
 from teeio.spdm.messages.base import Request, Response, message
-from teeio.wire import REST, bits, blob, reserved, reserved_bits, u8, u32
+from teeio.wire import bits, part, reserved, reserved_bits, u8, u32
 
 
 @message(0xE1, "GET_CAPABILITIES")
@@ -35,6 +36,10 @@ class Capabilities(Response):
     flags: Capability = u32("Flags", enum=Capability)
     data_transfer_size: int = u32("Largest transfer the responder accepts", since=Version.V1_2, default=0)
     max_message_size: int = u32("MaxSPDMmsgSize", since=Version.V1_2, default=0)
-    algorithms_block: bytes = blob(
-        REST, "Supported-algorithms block", when="supported_algorithms", since=Version.V1_3, default=b""
+    algorithms_block: SupportedAlgorithms | None = part(
+        SupportedAlgorithms,
+        "Supported-algorithms block",
+        when="supported_algorithms",
+        since=Version.V1_3,
+        default=None,
     )

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from teeio.spdm.messages.base import Request, Response, message
-from teeio.wire import REST, bits, blob, length_of, reserved, reserved_bits, u8, u32
+from teeio.spdm.messages.svh import Event, EventGroup
+from teeio.wire import REST, bits, blob, count_of, length_of, repeat, reserved, reserved_bits, u8
+
+DEVICE_CLASS_IDENTIFIER = 1
+"""The one sub code of GET_ENDPOINT_INFO that is defined."""
 
 
 @message(0x87, "GET_ENDPOINT_INFO")
@@ -45,7 +49,7 @@ class SupportedEventTypes(Response):
     group_count: int = u8("EventGroupCount")
     _param2: None = reserved(1)
     groups_length: None = length_of("groups", 4)
-    groups: bytes = blob("groups_length", "SupportedEventGroupsList")
+    groups: tuple[EventGroup, ...] = repeat(EventGroup, "SupportedEventGroupsList", size="groups_length", default=())
 
 
 @message(0xF0, "SUBSCRIBE_EVENT_TYPES")
@@ -54,7 +58,10 @@ class SubscribeEventTypes(Request["SubscribeEventTypesAck"]):
 
     group_count: int = u8("SubscribeEventGroupCount")
     _param2: None = reserved(1)
-    groups: bytes = blob(REST, "Length and SubscribeList; empty to unsubscribe", default=b"")
+    groups_length: None = length_of("groups", 4, when="group_count")
+    groups: tuple[EventGroup, ...] = repeat(
+        EventGroup, "SubscribeList; absent to unsubscribe", size="groups_length", when="group_count", default=()
+    )
 
 
 @message(0x70, "SUBSCRIBE_EVENT_TYPES_ACK")
@@ -69,8 +76,8 @@ class SendEvent(Request["EventAck"]):
     """Report events."""
 
     _params: None = reserved(2)
-    event_count: int = u32("EventCount")
-    events: bytes = blob(REST, "Events")
+    event_count: None = count_of("events", 4)
+    events: tuple[Event, ...] = repeat(Event, "Events", count="event_count")
 
 
 @message(0x71, "EVENT_ACK")

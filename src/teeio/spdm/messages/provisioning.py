@@ -80,16 +80,24 @@ class KeyPairInfo(Response):
     )
     current_pqc_length: None = length_of("current_pqc", 1, since=Version.V1_4)
     current_pqc: bytes = blob("current_pqc_length", "CurrentPqcAsymAlgo", since=Version.V1_4, default=b"")
+    beyond: bytes = blob(
+        REST, "Bytes beyond the fields, ignored: the DMTF reference sends six", since=Version.V1_4, default=b""
+    )
 
 
 @message(0xFD, "SET_KEY_PAIR_INFO")
 class SetKeyPairInfo(Request["SetKeyPairInfoAck"]):
-    """Change, erase or generate a key pair."""
+    """Change, erase or generate a key pair; what follows the id is absent to erase."""
 
     operation: int = u8("0 change, 1 erase, 2 generate")
     _param2: None = reserved(1)
     key_pair_id: int = u8("KeyPairID")
-    details: bytes = blob(REST, "Usage, algorithm and slots; empty to erase", default=b"")
+    _reserved: None = reserved(1, when="operation != 1")
+    usage: int = u16("DesiredKeyUsage; 0 leaves it", when="operation != 1", default=0)
+    asym: int = u32("DesiredAsymAlgo; 0 leaves it", when="operation != 1", default=0)
+    slots: int = u8("DesiredAssocCertSlotMask", when="operation != 1", default=0)
+    pqc_length: None = length_of("pqc", 1, when="operation != 1", since=Version.V1_4)
+    pqc: bytes = blob("pqc_length", "DesiredPqcAsymAlgo", when="operation != 1", since=Version.V1_4, default=b"")
 
 
 @message(0x7D, "SET_KEY_PAIR_INFO_ACK")
