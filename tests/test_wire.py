@@ -1,3 +1,4 @@
+from enum import IntFlag
 from typing import NamedTuple
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 from strategies import mutated, records
 from teeio.errors import DecodeError, Misuse
 from teeio.wire import (
+    MAX_REMEMBERED_FLAGS,
     REST,
     Record,
     bits,
@@ -14,6 +16,7 @@ from teeio.wire import (
     const,
     count_of,
     edit,
+    flags_of,
     i64,
     length_of,
     record,
@@ -134,3 +137,15 @@ def test_the_table_says_what_the_codec_does() -> None:
     rows = {row.name: row for row in table(Sample, 2)}
     assert (rows["offset"].offset, rows["network"].offset, rows["digest"].offset) == ("5", "16", "+")
     assert (rows["low"].size, rows["flag"].size) == ("bits 2:0", "bit 7")
+
+
+def test_a_peer_cannot_make_us_remember_its_flags_for_ever() -> None:
+    class Colour(IntFlag):
+        RED = 1
+        BLUE = 2
+
+    colour = flags_of(Colour)
+    for value in range(3 * MAX_REMEMBERED_FLAGS):
+        assert colour(value) == value
+    assert len(Colour._value2member_map_) <= MAX_REMEMBERED_FLAGS + 1
+    assert colour(1) is Colour.RED

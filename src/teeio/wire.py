@@ -39,6 +39,25 @@ REQUIRED: Any = object()
 """Default of a field that must be given."""
 
 
+MAX_REMEMBERED_FLAGS = 4096
+"""Combinations of one kind of flags that the interpreter may remember at a time."""
+
+
+def flags_of(kind: type[IntFlag]) -> Callable[[int], IntFlag]:
+    """Make `kind` of a number without remembering every number that a peer ever sends, as `enum` alone would."""
+    remembered = kind._value2member_map_
+    named = dict(remembered)
+
+    def flags(value: int) -> IntFlag:
+        found = kind(value)
+        if len(remembered) > MAX_REMEMBERED_FLAGS:
+            remembered.clear()
+            remembered.update(named)
+        return found
+
+    return flags
+
+
 @dataclass(frozen=True, slots=True)
 class Field:
     """One declared field: what the specifiers below record, and what docs, tests and codecs read."""
@@ -457,7 +476,7 @@ class _Decoder(_Source):
     def enumerated(self, f: Field, value: str) -> str:
         assert f.enum is not None
         if issubclass(f.enum, IntFlag):
-            return f"{self.bind('ENUM', f.enum)}({value})"
+            return f"{self.bind('ENUM', flags_of(f.enum))}({value})"
         return f"{self.bind('ENUM', {int(m): m for m in f.enum})}.get({value}, {value})"
 
     def read_bits(self, group: list[Field]) -> None:

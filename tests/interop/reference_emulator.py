@@ -32,7 +32,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _listening(port: int) -> bool:
+def listening(port: int) -> bool:
     """Look without connecting: a connection without a greeting would end the emulator."""
     wanted = f":{port:04X}"
     return any(
@@ -54,7 +54,7 @@ def reference_responder(folder: Path, options: str) -> Iterator[int]:
     )
     try:
         deadline = time.monotonic() + 10
-        while not _listening(port):
+        while not listening(port):
             assert time.monotonic() < deadline, "the reference responder does not listen"
             time.sleep(0.02)
         yield port

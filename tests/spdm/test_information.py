@@ -404,6 +404,31 @@ def test_a_vendor_message_in_the_large_form_is_answered_in_it(flag: Capability) 
     assert pair.run(vendor_exchange(3, b"\x01\x00", b"\x07abc"), session.session_id) == b"\x07cba"
 
 
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (Capability.CSR, "CSR needs"),
+        (Capability.CERT_INSTALL_RESET, "CERT_INSTALL_RESET needs"),
+        (Capability.MULTI_KEY_NEG, "GET_KEY_PAIR_INFO"),
+        (Capability.SET_KEY_PAIR_RESET, "SET_KEY_PAIR_INFO"),
+        (Capability.EP_INFO_SIG | Capability.EP_INFO_NO_SIG, "EP_INFO_CAP 11b"),
+    ],
+)
+def test_a_responder_that_contradicts_itself_is_noticed(flags: Capability, why: str) -> None:
+    pair = device(Version.V1_4, flags)
+    with pytest.raises(PeerViolation, match=why):
+        pair.run(flows.connect(pair.requester))
+
+
+@pytest.mark.parametrize("flags", [Capability.EVENT, Capability.MULTI_KEY_ONLY, Capability.EP_INFO_SIG])
+def test_a_requester_that_contradicts_itself_is_refused(flags: Capability) -> None:
+    pair = device()
+    pair.say(m.GetVersion().encode(m.Facts()))
+    request = m.GetCapabilities(flags=flags, data_transfer_size=4608, max_message_size=4608)
+    answer = pair.say(request.encode(m.Facts(version=Version.V1_3))) or b""
+    assert answer[1:3] == bytes([m.Error.CODE, ErrorCode.INVALID_REQUEST])
+
+
 def test_slot_management_stays_refused() -> None:
     pair = device(Version.V1_4)
     told: list[Any] = []
@@ -438,11 +463,31 @@ def test_a_preserved_state_saves_negotiation_after_a_reset(version: Version, psk
     assert not any(frame[2] == m.GetVersion.CODE for way, frame in after.frames if way == "req")
 
 
-def test_nothing_is_preserved_without_cache_or_after_get_version() -> None:
-    for flag in (Capability(0), Capability.CACHE):
-        pair = device(flags=flag)
-        pair.authenticate()
-        pair.run(flows.end_session(pair.requester, pair.run(flows.key_exchange(pair.requester))))
-        assert (pair.responder.preserved is None) is (flag == Capability(0))
-        pair.run(flows.connect(pair.requester))
-        assert pair.responder.preserved is None
+def test_nothing_is_preserved_without_cache() -> None:
+    pair = device()
+    pair.authenticate()
+    pair.run(flows.end_session(pair.requester, pair.run(flows.key_exchange(pair.requester))))
+    assert pair.responder.preserved is None
+    pair.say(m.GetVersion().encode(m.Facts()))
+    request = m.PskExchange(summary_type=0, req_session_id=1, hint=b"hint", context=b"")
+    answer = pair.say(request.encode(m.Facts(version=Version.V1_3))) or b""
+    assert answer[1:3] == bytes([m.Error.CODE, ErrorCode.VERSION_MISMATCH])
+
+
+@pytest.mark.parametrize("version", [Version.V1_1, Version.V1_2, *LATER], ids=lambda v: v.text)
+def test_a_pre_shared_key_session_starts_right_after_version(version: Version) -> None:
+    flags = Capability.CACHE | Capability.PSK_WITH_CONTEXT
+    pair = device(version, flags, requester={"capabilities": REQUESTER_CAPABILITIES | Capability.PSK})
+    connection = pair.run(flows.connect(pair.requester))
+    session = pair.run(flows.psk_exchange(pair.requester, b"hint", b"pre-shared key"))
+    pair.run(flows.end_session(pair.requester, session))
+    before = len(pair.frames)
+    pair.run(flows.resume(pair.requester, connection))
+    session = pair.run(flows.psk_exchange(pair.requester, b"hint", b"pre-shared key"))
+    pair.run(flows.heartbeat(session))
+    plain = [frame[2] for way, frame in pair.frames[before:] if way == "req" and frame[0] == 0]
+    assert plain == [m.GetVersion.CODE, m.PskExchange.CODE]
+    pair.run(flows.end_session(pair.requester, session, clear_negotiated_state=True))
+    pair.run(flows.resume(pair.requester, connection))
+    with pytest.raises(ErrorResponse, match="VERSION_MISMATCH"):
+        pair.run(flows.psk_exchange(pair.requester, b"hint", b"pre-shared key"))

@@ -30,7 +30,6 @@ _SMALL_CHAIN = 0xFFFF
 def get_version(r: Responder, request: m.GetVersion, call: Call) -> m.Response:
     """Reset the connection and list the versions."""
     r.reset("GET_VERSION")
-    r.preserved = None
     r.agreed(phase=Phase.VERSION_DONE)
     return m.VersionResponse(entries=tuple(version << 8 for version in sorted(r.settings.versions)))
 

@@ -38,9 +38,20 @@ _PSK = Cap.PSK | Cap.PSK_WITH_CONTEXT
 _SESSION = Cap.KEY_EX | _PSK
 _NEEDS_SESSION = Cap.ENCRYPT | Cap.MAC | Cap.HANDSHAKE_IN_THE_CLEAR | Cap.HBEAT | Cap.KEY_UPD
 
+_EP_INFO = Cap.EP_INFO_SIG | Cap.EP_INFO_NO_SIG
+_MULTI_KEY = Cap.MULTI_KEY_NEG | Cap.MULTI_KEY_ONLY
+_IDENTITY = Cap.CERT | Cap.PUB_KEY_ID
+
 NO_FLAGS = Cap(0)
 
 FlagRule = tuple[str, Callable[[Cap], bool]]
+
+_COMMON_FLAG_RULES: tuple[FlagRule, ...] = (
+    ("EP_INFO_CAP 11b is reserved", lambda f: f & _EP_INFO != _EP_INFO),
+    ("EP_INFO_CAP 10b needs CERT or PUB_KEY_ID", lambda f: not f & Cap.EP_INFO_SIG or bool(f & _IDENTITY)),
+    ("MULTI_KEY_CAP 11b is reserved", lambda f: f & _MULTI_KEY != _MULTI_KEY),
+    ("MULTI_KEY needs CERT", lambda f: not f & _MULTI_KEY or bool(f & Cap.CERT)),
+)
 
 REQUESTER_FLAG_RULES: tuple[FlagRule, ...] = (
     ("PSK_CAP of a requester is 00b or 01b", lambda f: not f & Cap.PSK_WITH_CONTEXT),
@@ -49,16 +60,24 @@ REQUESTER_FLAG_RULES: tuple[FlagRule, ...] = (
     ("HANDSHAKE_IN_THE_CLEAR needs KEY_EX", lambda f: not f & Cap.HANDSHAKE_IN_THE_CLEAR or bool(f & Cap.KEY_EX)),
     ("CERT and PUB_KEY_ID exclude each other", lambda f: not (f & Cap.CERT and f & Cap.PUB_KEY_ID)),
     ("MUT_AUTH needs CHAL or KEY_EX", lambda f: not f & Cap.MUT_AUTH or bool(f & (Cap.CHAL | Cap.KEY_EX))),
-    (
-        "EP_INFO_CAP 11b is reserved",
-        lambda f: f & (Cap.EP_INFO_SIG | Cap.EP_INFO_NO_SIG) != Cap.EP_INFO_SIG | Cap.EP_INFO_NO_SIG,
-    ),
-    (
-        "MULTI_KEY_CAP 11b is reserved",
-        lambda f: f & (Cap.MULTI_KEY_NEG | Cap.MULTI_KEY_ONLY) != Cap.MULTI_KEY_NEG | Cap.MULTI_KEY_ONLY,
-    ),
+    ("EVENT needs KEY_EX or PSK", lambda f: not f & Cap.EVENT or bool(f & _SESSION)),
+    *_COMMON_FLAG_RULES,
 )
 """What must hold of a requester's flags (DSP0274, GET_CAPABILITIES flag definitions)."""
+
+RESPONDER_FLAG_RULES: tuple[FlagRule, ...] = (
+    ("KEY_EX or PSK needs ENCRYPT or MAC", lambda f: not f & _SESSION or bool(f & (Cap.ENCRYPT | Cap.MAC))),
+    ("CSR needs SET_CERT", lambda f: not f & Cap.CSR or bool(f & Cap.SET_CERT)),
+    ("SET_CERT needs CERT", lambda f: not f & Cap.SET_CERT or bool(f & Cap.CERT)),
+    ("CERT_INSTALL_RESET needs SET_CERT", lambda f: not f & Cap.CERT_INSTALL_RESET or bool(f & Cap.SET_CERT)),
+    ("MULTI_KEY needs GET_KEY_PAIR_INFO", lambda f: not f & _MULTI_KEY or bool(f & Cap.GET_KEY_PAIR_INFO)),
+    (
+        "SET_KEY_PAIR_RESET needs SET_KEY_PAIR_INFO",
+        lambda f: not f & Cap.SET_KEY_PAIR_RESET or bool(f & Cap.SET_KEY_PAIR_INFO),
+    ),
+    *_COMMON_FLAG_RULES,
+)
+"""What must hold of a responder's flags (DSP0274, CAPABILITIES flag definitions)."""
 
 
 def known_flags(flags: Cap, version: int) -> Cap:
@@ -98,9 +117,10 @@ def check_capabilities(response: Capabilities, version: int) -> None:
         problem = _size_problem(response.data_transfer_size, response.max_message_size, chunks=True)
         if problem:
             raise PeerViolation(problem, clause)
-    flags = response.flags
-    if flags & _SESSION and not flags & (Cap.ENCRYPT | Cap.MAC):
-        raise PeerViolation("the responder offers sessions without ENCRYPT or MAC", clause)
+    flags = known_flags(response.flags, version)
+    for text, holds in RESPONDER_FLAG_RULES:
+        if not holds(flags):
+            raise PeerViolation(f"the responder's flags contradict each other: {text}", clause)
 
 
 def _first(preferred: Iterable[F], offered: int) -> int:

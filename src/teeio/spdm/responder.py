@@ -76,7 +76,10 @@ class Responder:
     pending: Encapsulation | None = field(default=None, init=False, repr=False)
     _handle_number: int = field(default=0, init=False)
     preserved: Connection | None = field(default=None, init=False, repr=False)
-    """With CACHE, what END_SESSION asked to preserve: the `connection` of the next responder, whose transcript begins empty."""
+    """With CACHE, what END_SESSION asked to preserve: the `connection` of the next responder, whose transcript begins empty.
+
+    PSK_EXCHANGE right after VERSION takes it up as well, as the DMTF reference starts such sessions (UNCONFIRMED in DSP0274's text).
+    """
     _postponed: Postponed | None = field(default=None, init=False, repr=False)
     _token: int = field(default=0, init=False)
 
@@ -293,6 +296,10 @@ class Responder:
 
     def _admit(self, call: Call) -> int:
         header = m.header(call.request)
+        kept = self.preserved
+        quick = header.code == m.PskExchange.CODE and self.connection.phase is Phase.VERSION_DONE
+        if quick and kept is not None and header.version == kept.version:
+            self.connection = kept
         self._check_version(header)
         place = call.session.place if call.session else self._place_outside(header.code)
         c = self.connection

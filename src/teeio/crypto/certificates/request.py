@@ -51,7 +51,7 @@ def check_request(der: bytes) -> PublicKey:
         request = x509.load_der_x509_csr(der)
         valid = request.is_signature_valid
         public: Any = request.public_key()
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, x509.InvalidVersion) as error:
         raise DecodeError("CertificateSigningRequest", "(DER)", 0, str(error)) from None
     except UnsupportedAlgorithm as error:
         raise AuthenticationFailed(f"the signature of the certificate request cannot be checked: {error}") from None

@@ -20,7 +20,7 @@ from teeio.spdm.flows.information import (
     send_event,
     subscribe_event_types,
 )
-from teeio.spdm.flows.negotiation import connect
+from teeio.spdm.flows.negotiation import connect, resume
 from teeio.spdm.flows.provisioning import (
     change_key_pair,
     erase_certificate,
@@ -60,6 +60,7 @@ __all__ = [
     "leaf_key",
     "prove_possession",
     "psk_exchange",
+    "resume",
     "send_event",
     "serve_encapsulated",
     "serve_pending",

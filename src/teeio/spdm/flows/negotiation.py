@@ -28,6 +28,21 @@ def connect(requester: Requester, *, list_algorithms: bool = False) -> Flow[Conn
     return requester.connection
 
 
+def resume(requester: Requester, preserved: Connection) -> Flow[Connection]:
+    """Begin with GET_VERSION alone, on a state that both sides have preserved: PSK_EXCHANGE may follow at once (CACHE).
+
+    Raises `Incompatible` if the responder no longer has that version.
+    """
+    requester.connection = Connection()
+    for session_id in list(requester.sessions):
+        requester.drop_session(session_id, "GET_VERSION")
+    requester.chains.clear()
+    if preserved.version not in (yield from ask(m.GetVersion())).versions:
+        raise Incompatible(f"{requester.peer} no longer offers the preserved version", remedy="connect anew")
+    requester.connection = preserved
+    return preserved
+
+
 def _agree_version(requester: Requester) -> Flow[None]:
     offered = (yield from ask(m.GetVersion())).versions
     common = [version for version in requester.settings.versions if version in offered]
