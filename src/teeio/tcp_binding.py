@@ -11,7 +11,6 @@ from enum import IntEnum
 from teeio.errors import DecodeError
 from teeio.wire import REST, Record, blob, record, u8, u16
 
-
 HEADER_SIZE = 4
 BINDING_VERSION = 1
 

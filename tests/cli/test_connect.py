@@ -64,6 +64,7 @@ def test_a_silent_peer() -> None:
         (["connect", "127.0.0.1:1", "--ver", "1.9"], "not a known SPDM version"),
         (["connect", "127.0.0.1:1", "--interface", "vf0"], "is not a number"),
         (["connect", "127.0.0.1:1", "--transport", "carrier-pigeon"], "carrier-pigeon"),
+        (["connect", "127.0.0.1:0", "--transport", "tcp"], "127.0.0.1:4194"),
     ],
 )
 def test_a_wrong_command_line(arguments: list[str], message: str) -> None:

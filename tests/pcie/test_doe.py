@@ -268,7 +268,13 @@ def test_binding(message: bytes, secured: bool) -> None:
     assert (binding.name, binding.sequence_number_size, binding.max_random_padding) == ("pci_doe", 0, 0)
 
 
-@pytest.mark.parametrize("protocol", [DISCOVERY, DoeProtocol(1, 3), DoeProtocol(2, 1)])
+@pytest.mark.parametrize("protocol", [DISCOVERY, DoeProtocol(1, 5), DoeProtocol(2, 1), DoeProtocol(2, 3)])
 def test_binding_refuses_other_objects(protocol: DoeProtocol) -> None:
     with pytest.raises(DecodeError, match="no SPDM"):
         DoeBinding().unwrap(encode_object(protocol, b"abcd"))
+
+
+@pytest.mark.parametrize("kind", [3, 4])
+def test_binding_says_why_it_refuses_objects_of_a_connection(kind: int) -> None:
+    with pytest.raises(DecodeError, match="connection id stands is not settled"):
+        DoeBinding().unwrap(encode_object(DoeProtocol(1, kind), b"abcd"))

@@ -126,6 +126,14 @@ def test_configuration_accesses_that_cannot_be(offset: int, size: int) -> None:
         config_read(8, 1, 0x100, offset, size)
 
 
+@pytest.mark.parametrize("tag", [0, 1, 0x7F, 0xFF])
+def test_another_tag_is_all_that_changes(tag: int) -> None:
+    assert config_read(8, 0, 0x100, 4).with_tag(tag) == config_read(8, tag, 0x100, 4)
+    assert config_write(8, 3, 0x100, 4, 4, 5).with_tag(tag) == config_write(8, tag, 0x100, 4, 4, 5)
+    for address in (0x1000, 0x1_0000_0000):
+        assert memory_read(8, 1, address, 64).with_tag(tag) == memory_read(8, tag, address, 64)
+
+
 @pytest.mark.parametrize(("destination", "first"), [(0x100, 0x32), (None, 0x34)])
 def test_ide_messages(destination: int | None, first: int) -> None:
     sync, fail = ide_sync(0x8, destination, 245, 3, 1), ide_fail(0x8, destination, 0xAB)

@@ -8,6 +8,7 @@ from teeio import __version__
 from teeio.cli.connect import connect
 from teeio.cli.decode import decode
 from teeio.cli.device import device
+from teeio.cli.identity import identity
 from teeio.cli.outcome import EXIT_MEANINGS
 from teeio.cli.run import run
 
@@ -41,6 +42,7 @@ app.command(rich_help_panel="Platform")(run)
 app.command(rich_help_panel="Peers")(device)
 app.command(rich_help_panel="Peers")(connect)
 app.command(rich_help_panel="Captures")(decode)
+app.add_typer(identity, rich_help_panel="Certificates")
 
 
 def main() -> None:

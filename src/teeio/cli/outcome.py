@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,6 +71,10 @@ def reported() -> Iterator[None]:
                 complain(f"{title}: {error}", error.remedy)
                 raise typer.Exit(code) from None
         raise
+    except BrokenPipeError:
+        # Whoever reads has enough; the interpreter must not complain about it either when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(Exit.OK) from None
     except OSError as error:
         complain(f"cannot read or write {error.filename or 'a file'}: {error.strerror or error}")
         raise typer.Exit(Exit.BAD_INPUT) from None

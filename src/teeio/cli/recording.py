@@ -7,7 +7,8 @@ from types import TracebackType
 
 from teeio.capture.keylog import KeyLogWriter
 from teeio.capture.pcap import PcapWriter
-from teeio.cli.transports import Transport
+from teeio.cli.transports import LINK_TYPES, Transport
+from teeio.errors import Misuse
 from teeio.observe import Event, FrameMoved
 
 
@@ -17,21 +18,27 @@ class Recording:
     def __init__(self, keylog: Path | None, pcap: Path | None, transport: Transport) -> None:
         self._keylog, self._pcap = keylog, pcap
         self._secrets = KeyLogWriter()
-        self._frames = PcapWriter(link_type=291 if transport is Transport.MCTP else 292)
+        if pcap is not None and transport not in LINK_TYPES:
+            raise Misuse(
+                f"--pcap: captures have no link type for --transport {transport.value}",
+                remedy=f"record over {' or '.join(known.value for known in LINK_TYPES)}",
+            )
+        self._frames = PcapWriter(link_type=LINK_TYPES[transport]) if pcap is not None else None
 
     def __call__(self, event: Event) -> None:
         """Observe."""
         if isinstance(event, FrameMoved):
-            if self._pcap is not None:
+            if self._frames is not None:
                 self._frames.add(event.frame, event.at)
         elif self._keylog is not None:
             self._secrets(event)
 
     def __enter__(self) -> Recording:
         # A path that cannot be written is told before the work, not after it.
-        for path in (self._keylog, self._pcap):
-            if path is not None:
-                path.touch()
+        if self._keylog is not None:
+            self._keylog.touch(mode=0o600)  # secrets
+        if self._pcap is not None:
+            self._pcap.touch()
         return self
 
     def __exit__(
@@ -39,5 +46,5 @@ class Recording:
     ) -> None:
         if self._keylog is not None:
             self._keylog.write_text(self._secrets.text())
-        if self._pcap is not None:
+        if self._pcap is not None and self._frames is not None:
             self._pcap.write_bytes(self._frames.data())

@@ -1,15 +1,20 @@
-"""The transports that commands can choose."""
+"""The transports that commands can choose, and what each of them means. Bindings are loaded when they are needed."""
 
 from __future__ import annotations
 
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from teeio.mctp import MctpBinding
-from teeio.pcie.doe import DoeBinding
-from teeio.spdm.binding import Binding
-from teeio.transport.platform_port import TransportType
+from teeio.errors import Misuse
+
+if TYPE_CHECKING:
+    from teeio.spdm.binding import Binding
+    from teeio.spdm.state import Settings
+    from teeio.transport.platform_port import TransportType
 
 DEFAULT_PORT = 2323
+TCP_PORT = 4194
+"""The port registered for SPDM over TCP; the reference emulator uses it too."""
 
 
 class Transport(Enum):
@@ -17,13 +22,67 @@ class Transport(Enum):
 
     PCI_DOE = "pci_doe"
     MCTP = "mctp"
+    TCP = "tcp"
+    NONE = "none"
 
     @property
     def type(self) -> TransportType:
         """The transport's number in the emulator's socket protocol."""
+        from teeio.transport.platform_port import TransportType
+
         return TransportType[self.name]
 
     @property
     def binding(self) -> Binding:
         """A binding for the SPDM engines."""
-        return DoeBinding() if self is Transport.PCI_DOE else MctpBinding()
+        from teeio.mctp import MctpBinding
+        from teeio.pcie.doe import DoeBinding
+        from teeio.raw_binding import RawBinding
+        from teeio.tcp_binding import TcpBinding
+
+        made: dict[Transport, type[Binding]] = {
+            Transport.PCI_DOE: DoeBinding,
+            Transport.MCTP: MctpBinding,
+            Transport.TCP: TcpBinding,
+            Transport.NONE: RawBinding,
+        }
+        return made[self]()
+
+    @property
+    def default_port(self) -> int:
+        """The port that a peer on this transport is expected at."""
+        return TCP_PORT if self is Transport.TCP else DEFAULT_PORT
+
+    @property
+    def has_sessions(self) -> bool:
+        """Tell whether secured messages can travel."""
+        return self is not Transport.NONE
+
+    @property
+    def has_streams(self) -> bool:
+        """Tell whether a device behind this transport has a PCIe link, so that IDE and TDISP make sense without being asked for.
+
+        Over TCP the reference responder answers their messages with bytes that are no SPDM message.
+        """
+        return self in LINK_TYPES
+
+    def limited(self, settings: Settings) -> Settings:
+        """Give the settings as far as this transport can carry them."""
+        from dataclasses import replace
+
+        from teeio.raw_binding import SESSION_CAPABILITIES
+
+        if self.has_sessions:
+            return settings
+        return replace(settings, capabilities=settings.capabilities & ~SESSION_CAPABILITIES)
+
+    def check_tcp_only(self, **given: bool) -> None:
+        """Refuse options that only TCP has. Raises `Misuse`."""
+        for name, wanted in given.items():
+            if wanted and self is not Transport.TCP:
+                option = "--" + name.replace("_", "-")
+                raise Misuse(f"{option} does not go with --transport {self.value}", remedy="give --transport tcp")
+
+
+LINK_TYPES = {Transport.MCTP: 291, Transport.PCI_DOE: 292}
+"""Link types of captures; there is none for SPDM over TCP."""

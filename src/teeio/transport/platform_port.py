@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
 from teeio.errors import TransportError
+from teeio.transport.sockets import Accept, FrameHandler, Listener, connect, receive_exactly, send_all
 
 MAX_PAYLOAD = 1 << 20
 """Largest payload taken from a peer: a DOE data object holds at most 2^18 dwords."""
@@ -68,62 +68,15 @@ def parse_header(data: bytes) -> tuple[int, int, int]:
     return command, transport, size
 
 
-FrameHandler = Callable[[bytes], bytes | None]
-"""Answers a transport frame, or has nothing to say."""
-
-Accept = Callable[[], tuple[FrameHandler, Callable[[], None]]]
-"""Makes the handler of a new connection, and what is called when the connection has ended, however it ended."""
-
-
-class PlatformPortServer:
+class PlatformPortServer(Listener):
     """Serves responders, one for each connection."""
 
     def __init__(self, transport: TransportType, accept: Accept, *, once: bool = False) -> None:
+        super().__init__(accept, once=once)
         self._transport = transport
-        self._accept = accept
-        self._once = once
-        self._done = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def serve(self, host: str, port: int, ready: Callable[[int], None]) -> None:
-        """Listen until cancelled, or with `once` until the first connection has ended. `ready` is told the port.
-
-        Raises `TransportError` if the port cannot be had.
-        """
-        try:
-            server = await asyncio.start_server(self._connected, host, port)
-        except OSError as error:
-            raise TransportError(
-                f"cannot listen on {host}:{port}: {error.strerror}", remedy="choose another --port"
-            ) from error
-        async with server:
-            ready(server.sockets[0].getsockname()[1])
-            await self._done.wait()
-            server.close()
-            for task in list(self._tasks):
-                task.cancel()
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            self._tasks.add(task)
-        _no_delay(writer.get_extra_info("socket"))
-        handler, closed = self._accept()
-        try:
-            await self._converse(reader, writer, handler)
-        except (asyncio.IncompleteReadError, ConnectionError, TransportError, asyncio.CancelledError):
-            pass  # the peer vanished or talks something else: its connection ends, nothing stays behind
-        finally:
-            closed()
-            writer.close()
-            if task is not None:
-                self._tasks.discard(task)
-            if self._once:
-                self._done.set()
-
-    async def _converse(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handler: FrameHandler
-    ) -> None:
+    async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handler: FrameHandler) -> None:
+        """Answer packets until SHUTDOWN or CONTINUE."""
         while True:
             command, transport, size = parse_header(await reader.readexactly(_HEADER.size))
             payload = await reader.readexactly(size)
@@ -146,23 +99,28 @@ class PlatformPortServer:
 
 
 class PlatformPortClient:
-    """A blocking client for one conversation; use it as a context manager."""
+    """A blocking client for one conversation; use it as a context manager.
 
-    def __init__(self, host: str, port: int, transport: TransportType, *, timeout: float = 10.0) -> None:
+    `connection` is a socket that is connected already (see `transport.tcp.await_inquiry`).
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        transport: TransportType,
+        *,
+        timeout: float = 10.0,
+        connection: socket.socket | None = None,
+    ) -> None:
         self._where = f"{host}:{port}"
         self._transport = transport
-        try:
-            self._socket = socket.create_connection((host, port), timeout)
-        except OSError as error:
-            reason = error.strerror or str(error) or "no answer"
-            raise TransportError(
-                f"cannot connect to {self._where}: {reason}", remedy="start the responder first and check host and port"
-            ) from error
-        _no_delay(self._socket)
+        self._socket = connection or connect(host, port, timeout)
 
     def __enter__(self) -> PlatformPortClient:
         try:
-            self._hello()
+            if self._transport is not TransportType.NONE:  # the emulator greets on every transport but this one
+                self._hello()
         except BaseException:
             self._socket.close()
             raise
@@ -196,34 +154,8 @@ class PlatformPortClient:
         return answer.payload
 
     def _send(self, packet: Packet) -> None:
-        try:
-            self._socket.sendall(packet.encode())
-        except OSError as error:
-            raise TransportError(f"{self._where} closed the connection: {error.strerror or error}") from error
+        send_all(self._socket, packet.encode(), self._where)
 
     def _receive(self) -> Packet:
-        command, transport, size = parse_header(self._exactly(_HEADER.size))
-        return Packet(command, transport, self._exactly(size))
-
-    def _exactly(self, size: int) -> bytes:
-        parts: list[bytes] = []
-        while size:
-            try:
-                part = self._socket.recv(min(size, 1 << 16))
-            except TimeoutError as error:
-                raise TransportError(
-                    f"{self._where} did not answer in {self._socket.gettimeout():g} s", remedy="raise --timeout"
-                ) from error
-            except OSError as error:
-                raise TransportError(f"{self._where} closed the connection: {error.strerror or error}") from error
-            if not part:
-                raise TransportError(
-                    f"{self._where} closed the connection", remedy="check that both sides use the same --transport"
-                )
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
-
-
-def _no_delay(connection: socket.socket) -> None:
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        command, transport, size = parse_header(receive_exactly(self._socket, _HEADER.size, self._where))
+        return Packet(command, transport, receive_exactly(self._socket, size, self._where))

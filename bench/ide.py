@@ -1,0 +1,99 @@
+"""IDE: what sealing and opening a TLP costs beside the bare cipher.
+
+    PYTHONPATH=src python bench/ide.py [--json]
+
+`openssl speed` gives what the cipher alone does on blocks of the same size; a TLP costs one seal at one port and one open at the other,
+with header, prefix, counters, MAC and parsing in Python.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+from figures import Figures, cpu, options
+
+from teeio.crypto.aead import AeadKey
+from teeio.crypto.algorithms import Aead
+from teeio.pcie.ide import Direction, KeySet, Stream, StreamSettings
+from teeio.pcie.tlp import SubStream, Tlp, memory_write
+
+SIZES = (256, 4096)
+BATCH = 200
+
+
+def streams() -> tuple[Stream, Stream]:
+    """Make the two ends of a Secure stream."""
+    ends = Stream(), Stream()
+    for flip, stream in enumerate(ends):
+        for direction in Direction:
+            for sub_stream in SubStream:
+                mine = Direction(1 - direction) if flip else direction
+                stream.program(KeySet.K0, mine, sub_stream, bytes([1, direction, sub_stream]) + bytes(29))
+        for direction in Direction:
+            for sub_stream in SubStream:
+                stream.set_go(KeySet.K0, direction, sub_stream)
+        stream.enable(StreamSettings(stream_id=5))
+        if not stream.secure:
+            raise SystemExit("the stream is not Secure")
+    return ends
+
+
+def openssl_rate(size: int) -> float | None:
+    """Give what `openssl speed -evp aes-256-gcm` does with blocks of `size`, bytes a second of user time."""
+    program = shutil.which("openssl")
+    if program is None:
+        return None
+    command = [program, "speed", "-mr", "-seconds", "1", "-bytes", str(size), "-evp", "aes-256-gcm"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    for line in done.stdout.splitlines():
+        if line.startswith("+F:"):
+            return float(line.split(":")[-1])
+    return None
+
+
+def main() -> None:
+    """Measure."""
+    chosen = options("IDE seal and open beside the cipher alone.")
+    figures = Figures("IDE")
+    for size in SIZES:
+        near, far = streams()
+        tlp = memory_write(0x100, 0, 0x1_0000_0000, bytes(size))
+
+        def both(near: Stream = near, far: Stream = far, tlp: Tlp = tlp) -> None:
+            for _ in range(BATCH):
+                far.receive(near.seal(tlp))
+                if near.sync_due:
+                    far.receive(near.seal_sync(0x8, 0x100))
+
+        def seal(near: Stream = near, tlp: Tlp = tlp) -> None:
+            for _ in range(BATCH):
+                near.seal(tlp)
+                if near.sync_due:
+                    near.seal_sync(0x8, 0x100)
+
+        key, data = AeadKey(Aead.AES_256_GCM, bytes(32)), bytes(size)
+
+        def cipher(key: AeadKey = key, data: bytes = data) -> None:
+            for number in range(BATCH):
+                key.seal(number.to_bytes(12, "big"), data, b"")
+
+        pair = figures.measure(f"seal and open, {size} B", cpu(both, chosen.seconds) / BATCH * 1e6, "us of CPU")
+        one = figures.measure(f"seal, {size} B", cpu(seal, chosen.seconds) / BATCH * 1e6, "us of CPU")
+        bare = figures.measure(
+            f"AES-256-GCM from Python, {size} B", cpu(cipher, chosen.seconds) / BATCH * 1e6, "us of CPU"
+        )
+        figures.ratio(f"seal, to the same cipher called from Python, {size} B", one / bare)
+        figures.ratio(f"open, to the same cipher called from Python, {size} B", (pair - one) / bare)
+        rate = openssl_rate(size)
+        if rate is None:
+            figures.note("`openssl speed` is not there")
+            continue
+        speed = figures.measure(f"openssl speed aes-256-gcm, {size} B", size / rate * 1e6, "us")
+        figures.ratio(f"seal, to openssl speed, {size} B", one / speed)
+        figures.ratio(f"open, to openssl speed, {size} B", (pair - one) / speed)
+    figures.show(chosen.json)
+
+
+if __name__ == "__main__":
+    main()
