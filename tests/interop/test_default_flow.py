@@ -4,8 +4,6 @@ Default means all it does by itself: identity, measurements and their log, endpo
 writing of slots, sessions by certificate and by pre-shared key. Over MCTP its application phase speaks PLDM, which is left out.
 """
 
-import asyncio
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from interop.our_end import serving
 from interop.reference_emulator import INSTALLED, WHY_NOT, private_copy, reference_requester, reference_responder
 from spdm_pair import measurements
-from teeio.cli.serving import discovery
 from teeio.cli.transports import Transport
 from teeio.crypto.algorithms import P384_SUITE, BaseAsym
 from teeio.crypto.certificates import chain_structure, check_request, split_certificates
@@ -33,7 +31,7 @@ from teeio.spdm.requester import Requester
 from teeio.spdm.responder import Responder
 from teeio.spdm.state import REQUESTER_CAPABILITIES, RESPONDER_CAPABILITIES, Settings
 from teeio.transport.carrier import Carrier
-from teeio.transport.platform_port import PlatformPortClient, PlatformPortServer
+from teeio.transport.platform_port import PlatformPortClient
 
 pytestmark = [pytest.mark.interop, pytest.mark.skipif(not INSTALLED, reason=WHY_NOT)]
 
@@ -97,31 +95,8 @@ def _serving(transport: Transport, version: Version, capabilities: Capability, s
         events=Events(),
         device_classes=(m.DeviceClass(subordinates=(m.SubordinateId(identifier=b"\x12\x34\x56"),)),),
     )
-    ready, ports, raised = threading.Event(), [], []
-
-    def handle(frame: bytes) -> bytes | None:
-        if transport is Transport.PCI_DOE and frame[:4] == b"\x01\x00\x00\x00":
-            return discovery(frame)
-        return responder.respond(frame)
-
-    def serve() -> None:
-        def listening(port: int) -> None:
-            ports.append(port)
-            ready.set()
-
-        server = PlatformPortServer(transport.type, lambda: (handle, lambda: None), once=True)
-        try:
-            asyncio.run(server.serve("127.0.0.1", 0, listening))
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    assert ready.wait(5)
-    yield ports[0]
-    thread.join(20)
-    assert not thread.is_alive()
-    assert not raised
+    with serving(transport, responder.respond) as port:
+        yield port
 
 
 def _options(transport: Transport, version: Version) -> str:

@@ -3,8 +3,6 @@
 Every value of every dimension occurs with every version; the combinations rotate.
 """
 
-import asyncio
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,9 +11,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from interop.our_end import serving
 from interop.reference_emulator import INSTALLED, WHY_NOT, private_copy, reference_requester, reference_responder
 from spdm_pair import identity, measurements
-from teeio.cli.serving import discovery
 from teeio.cli.transports import Transport
 from teeio.crypto.algorithms import Aead, BaseAsym, BaseHash, Dhe, MeasurementHash
 from teeio.crypto.entropy import SeededEntropy
@@ -25,7 +23,7 @@ from teeio.spdm.requester import Requester
 from teeio.spdm.responder import Responder
 from teeio.spdm.state import REQUESTER_CAPABILITIES, RESPONDER_CAPABILITIES, Settings
 from teeio.transport.carrier import Carrier
-from teeio.transport.platform_port import PlatformPortClient, PlatformPortServer
+from teeio.transport.platform_port import PlatformPortClient
 
 pytestmark = [pytest.mark.interop, pytest.mark.skipif(not INSTALLED, reason=WHY_NOT)]
 
@@ -119,31 +117,8 @@ def our_responder(cell: Cell) -> Iterator[int]:
         replace(settings, heartbeat_period=0xF0),
         psks={PSK_HINT: PSK},
     )
-    ready, ports, raised = threading.Event(), [], []
-
-    def handle(frame: bytes) -> bytes | None:
-        if cell.transport is Transport.PCI_DOE and frame[:4] == b"\x01\x00\x00\x00":
-            return discovery(frame)
-        return responder.respond(frame)
-
-    def serve() -> None:
-        def listening(port: int) -> None:
-            ports.append(port)
-            ready.set()
-
-        server = PlatformPortServer(cell.transport.type, lambda: (handle, lambda: None), once=True)
-        try:
-            asyncio.run(server.serve("127.0.0.1", 0, listening))
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    assert ready.wait(5)
-    yield ports[0]
-    thread.join(20)
-    assert not thread.is_alive()
-    assert not raised
+    with serving(cell.transport, responder.respond) as port:
+        yield port
 
 
 @pytest.mark.parametrize("cell", _cells(), ids=_name)

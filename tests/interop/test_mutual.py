@@ -3,9 +3,7 @@
 Our requester uses the emulator's sample identities, which its responder trusts; our responder trusts exactly those chains.
 """
 
-import asyncio
 import struct
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,9 +12,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from interop.our_end import serving
 from interop.reference_emulator import BIN, INSTALLED, WHY_NOT, private_copy, reference_requester, reference_responder
 from spdm_pair import identity, measurements
-from teeio.cli.serving import discovery
 from teeio.cli.transports import Transport
 from teeio.crypto.algorithms import Aead, BaseAsym, BaseHash, Dhe, MeasurementHash
 from teeio.crypto.certificates import chain_structure, split_certificates
@@ -33,7 +31,7 @@ from teeio.spdm.responder import Responder
 from teeio.spdm.response_key_update import renew_response_key
 from teeio.spdm.state import MUTUAL_CAPABILITIES, REQUESTER_CAPABILITIES, RESPONDER_CAPABILITIES, SessionPhase, Settings
 from teeio.transport.carrier import Carrier
-from teeio.transport.platform_port import Command, Packet, PlatformPortClient, PlatformPortServer
+from teeio.transport.platform_port import Command, Packet, PlatformPortClient
 
 pytestmark = [pytest.mark.interop, pytest.mark.skipif(not INSTALLED, reason=WHY_NOT)]
 
@@ -132,11 +130,9 @@ def _responder(cell: Cell, trusted: list[bytes]) -> Responder:
 @contextmanager
 def _served(cell: Cell, responder: Responder) -> Iterator[int]:
     """Serve one connection in a thread; the responder asks for a key update in every session that is established."""
-    ready, ports, raised, asked = threading.Event(), [], [], set()
+    asked: set[int] = set()
 
-    def handle(frame: bytes) -> bytes | None:
-        if cell.transport is Transport.PCI_DOE and frame[:4] == b"\x01\x00\x00\x00":
-            return discovery(frame)
+    def respond(frame: bytes) -> bytes | None:
         answer = responder.respond(frame)
         for session in responder.sessions.values():
             if session.phase is SessionPhase.ESTABLISHED and session.session_id not in asked:
@@ -144,24 +140,8 @@ def _served(cell: Cell, responder: Responder) -> Iterator[int]:
                 renew_response_key(responder, session.session_id)
         return answer
 
-    def serve() -> None:
-        def listening(port: int) -> None:
-            ports.append(port)
-            ready.set()
-
-        server = PlatformPortServer(cell.transport.type, lambda: (handle, lambda: None), once=True)
-        try:
-            asyncio.run(server.serve("127.0.0.1", 0, listening))
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    assert ready.wait(5)
-    yield ports[0]
-    thread.join(20)
-    assert not thread.is_alive()
-    assert not raised
+    with serving(cell.transport, respond) as port:
+        yield port
     assert asked
 
 
