@@ -1,16 +1,20 @@
 """What ends a session, and what must not leave one behind."""
 
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from spdm_pair import Pair
-from teeio.errors import AuthenticationFailed, DecodeError, PeerViolation, TeeioError
+from teeio.errors import DecodeError, PeerViolation, TeeioError
 from teeio.flow import Send
 from teeio.spdm import flows
 from teeio.spdm import messages as m
+from teeio.spdm.binding import OtherApplication
 from teeio.spdm.constants import Capability, ErrorCode, KeyUpdateOperation
+from teeio.spdm.device_state import Measured
 from teeio.spdm.rules import Phase
 from teeio.spdm.state import REQUESTER_CAPABILITIES, RESPONDER_CAPABILITIES, SessionPhase
 
@@ -146,4 +150,62 @@ def test_unsigned_measurements_need_no_signature_algorithm() -> None:
     pair.run(flows.connect(pair.requester))
     taken = pair.run(flows.get_measurements(pair.requester, signed=False))
     assert taken.blocks
-    assert not isinstance(taken, AuthenticationFailed)
+
+
+def _without_signatures() -> Pair:
+    session = Capability.PSK | Capability.ENCRYPT | Capability.MAC
+    flags = session | Capability.CERT | Capability.EP_INFO_SIG
+    pair = Pair(0x13, responder_changes={"versions": (0x13,), "capabilities": flags})
+    pair.requester.settings = replace(pair.requester.settings, base_asym=(), capabilities=session)
+    with suppress(TeeioError):
+        pair.run(flows.connect(pair.requester))
+    return pair
+
+
+def test_signed_endpoint_information_without_a_signature_algorithm_is_refused() -> None:
+    pair = _without_signatures()
+    assert not pair.responder.connection.asym
+    request = m.GetEndpointInfo(sub_code=1, slot=0, signature_requested=1, nonce=bytes(32))
+    assert (pair.say(request.encode(pair.responder.connection.facts)) or b"")[1] == m.Error.CODE
+
+
+def test_an_answer_larger_than_a_record_comes_in_chunks() -> None:
+    large = {"data_transfer_size": 0x28000, "max_message_size": 0x40000}
+    pair = Pair(0x13, responder_changes={"versions": (0x13,)}, requester_changes=large)
+    kind = m.MeasurementType.MUTABLE_FIRMWARE
+    pair.responder.measurements.measured = [Measured(i, kind, bytes(40000), always_raw=True) for i in (1, 2)]
+    session = pair.open_session()
+    taken = pair.run(flows.get_measurements(pair.requester, session=session.session_id))
+    assert len(taken.response.record) > 80000
+
+
+def test_other_protocols_are_not_heard_under_the_key_before_the_update() -> None:
+    pair = Pair()
+    session = pair.open_session()
+    heard: list[bytes] = []
+    pair.responder.application = heard.append  # type: ignore[assignment, return-value]
+    old = session.request_key
+    update = m.KeyUpdate(operation=KeyUpdateOperation.UPDATE_KEY, tag=1).encode(pair.requester.connection.facts)
+    pair.say(update, session)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(pair.responder.binding), "unwrap_application", _other)
+        record = old.seal(session.session_id, b"other", pair.requester.binding, pair.requester.entropy)
+        pair.responder.respond(b"\1" + record)
+    assert not heard
+    assert not pair.responder.sessions
+
+
+def _other(self: object, data: bytes) -> bytes:
+    raise OtherApplication("test", "data", "not SPDM", data)
+
+
+def test_a_refused_quick_start_restores_nothing() -> None:
+    capabilities = RESPONDER_CAPABILITIES | Capability.CACHE | Capability.PSK
+    pair = Pair(responder_changes={"capabilities": capabilities})
+    pair.requester.settings = replace(pair.requester.settings, capabilities=REQUESTER_CAPABILITIES | Capability.PSK)
+    session = pair.open_session()
+    pair.say(m.EndSession().encode(pair.requester.connection.facts), session)
+    assert pair.responder.preserved is not None
+    pair.say(bytes([0x10, m.GetVersion.CODE, 0, 0]))
+    assert (pair.say(bytes([0x12, m.PskExchange.CODE, 0, 0])) or b"")[1] == m.Error.CODE
+    assert pair.responder.connection.phase is Phase.VERSION_DONE

@@ -10,7 +10,7 @@ from teeio.errors import Reject
 from teeio.spdm import messages as m
 from teeio.spdm.constants import Capability, ErrorCode, SummaryType
 from teeio.spdm.device_state import KeyUsage
-from teeio.spdm.state import Session
+from teeio.spdm.state import Connection, Session
 from teeio.spdm.transcript import (
     CHALLENGE_CONTEXT,
     ENDPOINT_INFO_CONTEXT,
@@ -26,12 +26,17 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Call:
-    """One request being answered. `after` runs once the response has been protected: it changes keys or ends sessions."""
+    """One request being answered.
+
+    `after` runs once the response has been protected: it changes keys or ends sessions. `before` is the connection to return
+    to if the request is refused.
+    """
 
     request: bytes
     session: Session | None
     now: float
     after: Callable[[], None] | None = None
+    before: Connection | None = None
 
     @property
     def session_id(self) -> int | None:
@@ -76,8 +81,8 @@ _USES = {
 
 
 def _check_use(r: Responder, slot: int, context: str) -> None:
-    """Refuse a slot whose key is not meant for this, on a multi-key connection (DSP0274 1.3 KeyUsageMask)."""
-    if r.connection.multi_key and not r.key_usage(r.slot(slot)) & _USES[context]:
+    """Refuse a slot whose key is not meant for this, whether or not the peer asked for several keys (DSP0274 1.3 KeyUsageMask)."""
+    if not r.key_usage(r.slot(slot)) & _USES[context]:
         raise Reject(
             ErrorCode.INVALID_REQUEST,
             f"the key of slot {slot} is not meant for {_USES[context].name} (DSP0274 KeyUsageMask)",

@@ -52,6 +52,12 @@ class Events:
     received: list[tuple[int, Event]] = field(default_factory=list)
     _queues: dict[int, list[Event]] = field(default_factory=dict)
     _next: dict[int, int] = field(default_factory=dict)
+    _connections: int = 0
+
+    def connection(self) -> int:
+        """Give a new connection its number; sessions are known here by `Responder.event_key`."""
+        self._connections += 1
+        return self._connections - 1
 
     @property
     def groups(self) -> tuple[EventGroup, ...]:

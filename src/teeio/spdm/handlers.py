@@ -153,6 +153,7 @@ def _portion(request: m.GetCertificate, model: int, portion: bytes, remainder: i
 
 def challenge(r: Responder, request: m.Challenge, call: Call) -> m.Response:
     """Sign M1."""
+    r.slot(request.slot)  # refuses where no signature algorithm was negotiated, too
     size = r.connection.asym.signature_size
     response = m.ChallengeAuth(
         slot=request.slot & 0xF,

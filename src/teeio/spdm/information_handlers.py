@@ -48,6 +48,7 @@ def get_endpoint_info(r: Responder, request: m.GetEndpointInfo, call: Call) -> m
             m.GetEndpointInfo.CODE,
         )
     slot = request.slot & 0xF
+    r.slot(slot)  # refuses where no signature algorithm was negotiated, too
     size = r.connection.asym.signature_size
     response = m.EndpointInfo(slot=slot, nonce=r.entropy(32), info=info, signature=bytes(size))
     il1 = r.transcript.vca + call.request + encoded(r, request, response, size)
@@ -64,7 +65,7 @@ def device_class_info(classes: tuple[m.DeviceClass, ...]) -> bytes:
 def _events(r: Responder, call: Call, code: int) -> tuple[Events, int]:
     if r.events is None or call.session is None:
         raise Reject(ErrorCode.UNSUPPORTED_REQUEST, "this device has no events (DSP0274 EVENT_CAP)", code)
-    return r.events, call.session.session_id
+    return r.events, r.event_key(call.session.session_id)
 
 
 def get_supported_event_types(r: Responder, request: m.GetSupportedEventTypes, call: Call) -> m.Response:
@@ -87,11 +88,11 @@ def subscribe_event_types(r: Responder, request: m.SubscribeEventTypes, call: Ca
 
 def send_event(r: Responder, request: m.SendEvent, call: Call) -> m.Response:
     """Take in the requester's events."""
-    events, session_id = _events(r, call, request.CODE)
+    events, _ = _events(r, call, request.CODE)
     problem = problem_of_events(request.events)
     if problem:
         raise Reject(ErrorCode.INVALID_REQUEST, f"{problem} (DSP0274 SEND_EVENT)")
-    events.receive(session_id, sorted(request.events, key=lambda event: event.instance_id))
+    events.receive(call.session_id or 0, sorted(request.events, key=lambda event: event.instance_id))
     return m.EventAck()
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from teeio.crypto.certificates import chain_structure
 from teeio.crypto.kdf import digest
-from teeio.errors import Misuse, Reject, TeeioError
+from teeio.errors import AuthenticationFailed, Misuse, Reject, TeeioError
 from teeio.flow import Flow
 from teeio.spdm import flows
 from teeio.spdm.constants import Capability, ErrorCode, MutualAuth, Version
@@ -78,7 +78,12 @@ class MutualAuthentication:
         digests = yield from flows.get_digests()
         chain = yield from flows.get_certificate(side, self.slot)
         flows.check_digest(side, digests, self.slot)
-        self.authenticate(chain, now)
+        try:
+            self.authenticate(chain, now)
+        except TeeioError:
+            raise
+        except Exception as error:  # the caller's code, on the peer's bytes: whatever it raises is no trust
+            raise AuthenticationFailed(f"the requester's chain could not be examined: {error}") from error
         return chain
 
     # -- mutual authentication of a session ------------------------------------------------------------------------------

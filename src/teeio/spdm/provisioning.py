@@ -12,7 +12,7 @@ from enum import IntFlag
 
 from teeio.crypto.algorithms import BaseAsym, BaseHash, PqcAsym
 from teeio.crypto.certificates import CertificateModel, certificate_request
-from teeio.crypto.keys import Asym, SigningKey
+from teeio.crypto.keys import Asym, SigningKey, scheme
 from teeio.errors import Misuse, Reject
 from teeio.spdm.constants import ErrorCode
 from teeio.spdm.device_state import Identity, KeyUsage, Slot
@@ -105,6 +105,8 @@ class KeyPair:
             self.algorithms = self.algorithms or (self.key.algorithm,)
         if not self.algorithms or not self.usage_capabilities:
             raise Misuse("a key pair has at least one algorithm and one use", remedy="give algorithms and usage")
+        for algorithm in self.algorithms:
+            scheme(algorithm)  # one that is not implemented could never be generated: better told now than to a peer
         if self.capabilities & KeyPairCapability.SHARE and not self.capabilities & KeyPairCapability.ASSOCIATE:
             raise Misuse("a key pair that slots share can be associated", remedy="give ASSOCIATE with SHARE")
 
@@ -187,6 +189,12 @@ class Provisioning:
         """Tell whether `slot` waits for a reset to change."""
         return (self._index(identity), slot) in self.staged
 
+    def waits_for(self, key_pair_id: int) -> bool:
+        """Tell whether a slot or a certificate request that waits for a reset needs a key pair."""
+        key = self.pair(key_pair_id).key
+        staged = any(slot is not None and slot.key_pair_id == key_pair_id for slot in self.staged.values())
+        return staged or any(order.key.key is key.key and not order.made for order in self.orders.values() if key)
+
     def stage(self, identity: Identity, number: int, slot: Slot | None) -> None:
         """Keep a write (or, with None, an erasure) of a slot until the reset."""
         self.staged[self._index(identity), number] = slot
@@ -198,13 +206,17 @@ class Provisioning:
     def _put(self, at: int, number: int, slot: Slot | None) -> None:
         slots = dict(self.identities[at].slots)
         old = slots.pop(number, None)
-        if old is not None and old.key_pair_id:
-            self.pair(old.key_pair_id).slots &= ~(1 << number)
         if slot is not None:
             slots[number] = slot
             if slot.key_pair_id:
                 self.pair(slot.key_pair_id).slots |= 1 << number
         self.identities[at] = Identity(slots)
+        if old is not None and old.key_pair_id and not self._served(old.key_pair_id, number):
+            self.pair(old.key_pair_id).slots &= ~(1 << number)
+
+    def _served(self, key_pair_id: int, number: int) -> bool:
+        found = (identity.slots.get(number) for identity in self.identities)
+        return any(slot is not None and slot.key_pair_id == key_pair_id for slot in found)
 
     # -- reset ----------------------------------------------------------------------------------------------------------
 
@@ -213,9 +225,8 @@ class Provisioning:
         for (at, number), slot in self.staged.items():
             self._put(at, number, slot)
         self.staged.clear()
-        for change in self.key_changes.values():
-            change()
-        self.key_changes.clear()
+        while self.key_changes:
+            self.key_changes.pop(next(iter(self.key_changes)))()
         for tag, order in self.orders.items():
             if not order.made:
                 made = certificate_request(order.key, order.certificate, order.base_hash)

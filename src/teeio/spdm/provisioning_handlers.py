@@ -82,6 +82,8 @@ def _key_of(
         slots = r.identity.slots
         return slots[slot if slot in slots else min(slots)].key, CertificateModel.DEVICE
     key = store.pair(key_pair_id).key
+    if not r.connection.asym:
+        raise _invalid("no signature algorithm was negotiated", clause)
     traditional, post_quantum = asym_bits([r.connection.asym])
     if key is None or asym_bits([key.algorithm]) != (traditional, post_quantum):
         raise _invalid(f"key pair {key_pair_id} has no key of the negotiated algorithm", clause)
@@ -245,8 +247,13 @@ def set_key_pair_info(r: Responder, request: m.SetKeyPairInfo, call: Call) -> m.
     problem = _problem(pair, request)
     if problem:
         raise _invalid(problem, "SET_KEY_PAIR_INFO")
-    if request.operation in (_ERASE, _GENERATE) and pair.slots:
-        raise _failed(r, f"slots {pair.slots:#04x} use the key pair", "SET_KEY_PAIR_INFO")
+    if not store.trusted_environment and (pair.slots & 1 or call.session is None):
+        raise Reject(
+            ErrorCode.UNEXPECTED_REQUEST,
+            "the key pair of slot 0 changes in a trusted environment, others inside a session (as SET_CERTIFICATE)",
+        )
+    if request.operation in (_ERASE, _GENERATE) and (pair.slots or store.waits_for(request.key_pair_id)):
+        raise _failed(r, f"slots {pair.slots:#04x}, or what waits for a reset, use the key pair", "SET_KEY_PAIR_INFO")
     if request.operation != _ERASE:
         _check_associations(r, store, pair, request)
         _check_algorithm(r, pair, request)
@@ -277,9 +284,10 @@ def _change(pair: KeyPair, request: m.SetKeyPairInfo, entropy: Entropy) -> None:
     if request.operation == _ERASE:
         pair.key, pair.selected, pair.usage = None, None, KeyUsage(0)
         return
-    pair.selected = _chosen(pair, request) or pair.selected
-    if request.operation == _GENERATE and pair.selected is not None:
-        pair.key = SigningKey.generate(pair.selected, entropy)
+    selected = _chosen(pair, request) or pair.selected
+    if request.operation == _GENERATE and selected is not None:
+        pair.key = SigningKey.generate(selected, entropy)
+    pair.selected = selected
     if request.usage:
         pair.usage = KeyUsage(request.usage)
     if pair.capabilities & KeyPairCapability.ASSOCIATE:
@@ -303,13 +311,13 @@ def _problem(pair: KeyPair, request: m.SetKeyPairInfo) -> str:
             request.slots in (0, pair.slots) or can & KeyPairCapability.ASSOCIATE,
         ),
         ("the key pair's usage cannot be changed", not request.usage or can & KeyPairCapability.USAGE),
-        ("a use that the key pair does not have", not request.usage & ~pair.usage_capabilities),
+        ("a use that the key pair does not have", not request.usage & ~int(pair.usage_capabilities)),
         (
             "the key pair's algorithm cannot be changed",
             not (request.asym or wanted) or can & KeyPairCapability.ALGORITHM,
         ),
         ("more than one algorithm", request.asym.bit_count() + wanted.bit_count() <= 1),
-        ("an algorithm that the key pair does not have", not (request.asym & ~asym or wanted & ~pqc)),
+        ("an algorithm that the key pair does not have", not (request.asym & ~int(asym) or wanted & ~int(pqc))),
         ("the key pair serves one slot only", request.slots.bit_count() <= 1 or can & KeyPairCapability.SHARE),
     )
     return next((text for text, holds in rules if not holds), "")

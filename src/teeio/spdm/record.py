@@ -20,6 +20,11 @@ MAX_LENGTH = 0xFFFF
 """Largest Length of a record: data, padding and tag."""
 
 
+def room(binding: Binding) -> int:
+    """Give the largest message that a record holds on any occasion: with the longest padding and the binding's own header."""
+    return MAX_LENGTH - TAG_SIZE - 2 - binding.max_random_padding - len(binding.wrap_application(b""))
+
+
 @dataclass(frozen=True, slots=True)
 class RecordHeader:
     """The clear part of a record."""
@@ -81,10 +86,12 @@ class RecordKey:
         if self.sequence > MAX_SEQUENCE:
             raise Misuse("the session's sequence numbers are used up", remedy="update the keys or start a new session")
         data = message if application else binding.wrap_application(message)
+        if len(message) > room(binding):
+            raise Misuse(
+                f"a record holds a message of {room(binding)} bytes at most", remedy="negotiate chunks, or send less"
+            )
         if encrypted:
             data = len(data).to_bytes(2, "little") + data + self._padding(binding, entropy)
-        if len(data) + TAG_SIZE > MAX_LENGTH:
-            raise Misuse(f"a record holds at most {MAX_LENGTH} bytes", remedy="negotiate chunks, or smaller messages")
         size = binding.sequence_number_size
         head = session_id.to_bytes(4, "little") + self.sequence.to_bytes(8, "little")[:size]
         head += (len(data) + TAG_SIZE).to_bytes(2, "little")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from teeio.crypto.entropy import Entropy
 from teeio.crypto.keys import Asym
-from teeio.errors import AuthenticationFailed, DecodeError, Misuse, Reject
+from teeio.errors import AuthenticationFailed, DecodeError, Misuse, Reject, TeeioError
 from teeio.observe import MessageMoved, Observer, Refused, ignore
 from teeio.spdm import messages as m
 from teeio.spdm.binding import ApplicationHandler, Binding, OtherApplication
@@ -25,7 +25,7 @@ from teeio.spdm.events import Events
 from teeio.spdm.handlers import HANDLERS
 from teeio.spdm.postponed import Postponed, resumed
 from teeio.spdm.provisioning import EVERY_USE, Provisioning
-from teeio.spdm.record import record_header
+from teeio.spdm.record import MAX_LENGTH, record_header, room
 from teeio.spdm.rules import BY_REQUEST, Phase, Place, Refusal, refusal
 from teeio.spdm.state import RESPONDER_CAPABILITIES, Connection, Session, SessionPhase, Settings
 from teeio.spdm.transcript import Transcript
@@ -75,6 +75,7 @@ class Responder:
     large: LargeMessages = field(default_factory=LargeMessages, init=False, repr=False)
     pending: Encapsulation | None = field(default=None, init=False, repr=False)
     _handle_number: int = field(default=0, init=False)
+    _events_connection: int = field(default=0, init=False)
     preserved: Connection | None = field(default=None, init=False, repr=False)
     """With CACHE, what END_SESSION asked to preserve: the `connection` of the next responder, whose transcript begins empty.
 
@@ -84,6 +85,8 @@ class Responder:
     _token: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
+        if self.events is not None:
+            self._events_connection = self.events.connection()
         if self.provisioning is not None:
             # What SET_CERTIFICATE writes is what every connection sees from then on.
             self.identities = self.provisioning.identities
@@ -133,19 +136,14 @@ class Responder:
             return self._answer_other(session, other)
         except (AuthenticationFailed, DecodeError) as error:
             self.observer(Refused(self.name, f"a record of session {session.session_id:#x}", str(error)))
-            answer = self._seal(session, self._error(ErrorCode.DECRYPT_ERROR, 0))
+            answer = self._protected(session, self._error(ErrorCode.DECRYPT_ERROR, 0))
             self.end_session(session.session_id, "a record did not verify")
             return answer
         session.last_seen = now
         self._saw(message, session)
         call = Call(message, session, now)
         answered = self._answer(call)
-        try:
-            sealed = None if answered is None else self._seal(session, self._said(answered, session))
-        except Misuse as error:
-            self.observer(Refused(self.name, f"session {session.session_id:#x}", str(error)))
-            self.end_session(session.session_id, "an answer could not be protected")
-            return None
+        sealed = None if answered is None else self._protected(session, self._said(answered, session))
         if call.after is not None:
             call.after()
         return sealed
@@ -157,7 +155,16 @@ class Responder:
         if answer is None:
             self.observer(Refused(self.name, "a message that is not SPDM", str(other)))
             return None
-        return self._seal(session, answer, application=True)
+        return self._protected(session, answer, application=True)
+
+    def _protected(self, session: Session, message: bytes, *, application: bool = False) -> bytes | None:
+        """Seal an answer; a session that cannot carry it ends."""
+        try:
+            return self._seal(session, message, application=application)
+        except Misuse as error:
+            self.observer(Refused(self.name, f"session {session.session_id:#x}", str(error)))
+            self.end_session(session.session_id, "an answer could not be protected")
+            return None
 
     def _open(self, session: Session, record: bytes) -> bytes:
         try:
@@ -166,7 +173,10 @@ class Responder:
             # Until the requester uses the new key it may repeat the KEY_UPDATE under the key before, and say nothing else.
             if session.previous_key is None:
                 raise
-            message = session.previous_key.open(record, self.binding, encrypted=session.encrypted)
+            try:
+                message = session.previous_key.open(record, self.binding, encrypted=session.encrypted)
+            except OtherApplication:
+                message = b""
             if message[1:2] != bytes([m.KeyUpdate.CODE]):
                 raise AuthenticationFailed(
                     "a record came under the key before the update (DSP0274 KEY_UPDATE)"
@@ -212,7 +222,7 @@ class Responder:
         except (DecodeError, AuthenticationFailed) as error:
             self.transcript.end(code, call.request, None, call.session_id)
             return self.refuse(call, Reject(ErrorCode.INVALID_REQUEST, str(error)))
-        except Misuse as error:
+        except TeeioError as error:
             # What was negotiated lacks what the answer needs: our settings' fault, and no reason to fall silent.
             self.transcript.end(code, call.request, None, call.session_id)
             return self.refuse(call, Reject(ErrorCode.UNSPECIFIED, str(error)))
@@ -251,7 +261,7 @@ class Responder:
         call.after = inner.after
         if answer is None:
             raise Silence
-        limit = self.connection.peer_data_transfer_size
+        limit = self._limit(call)
         return answer if not limit or len(answer) + _ACK_SIZE <= limit else self._large_response(answer, call)
 
     def large_at(self, call: Call) -> LargeMessages:
@@ -269,9 +279,14 @@ class Responder:
             call.after()
         return answer if answer is not None else self._error(ErrorCode.UNSPECIFIED, 0)
 
+    def _limit(self, call: Call) -> int:
+        """Give the bytes that one answer may have: what the peer takes at once, and what a record holds; 0 for no limit."""
+        limit = self.connection.peer_data_transfer_size
+        return limit if call.session is None else min(limit or MAX_LENGTH, room(self.binding))
+
     def _sendable(self, encoded: bytes, call: Call) -> bytes:
         """Give the response, or LargeResponse if it must be fetched in chunks, or refuse it as too large."""
-        limit = self.connection.peer_data_transfer_size
+        limit = self._limit(call)
         if not limit or len(encoded) <= limit:
             return encoded
         chunks = self.connection.common_capabilities & Capability.CHUNK
@@ -283,12 +298,14 @@ class Responder:
 
     def _large_response(self, encoded: bytes, call: Call) -> bytes:
         self._handle_number = (self._handle_number + 1) & 0xFF
-        self.large_at(call).outgoing = Outgoing(encoded, self._handle_number, self.connection.peer_data_transfer_size)
+        self.large_at(call).outgoing = Outgoing(encoded, self._handle_number, self._limit(call))
         return self._error(ErrorCode.LARGE_RESPONSE, 0, bytes([self._handle_number]))
 
     def refuse(self, call: Call, reject: Reject) -> bytes:
         """Make the ERROR of a refusal and tell why."""
         call.after = None
+        if call.before is not None:
+            self.connection, call.before = call.before, None
         name = m.name_of(call.request[1]) if len(call.request) > 1 else "a message"
         self.observer(Refused(self.name, name, reject.clause))
         version = call.request[0] if call.request[:1] and self.connection.phase is Phase.START else None
@@ -299,7 +316,7 @@ class Responder:
         kept = self.preserved
         quick = header.code == m.PskExchange.CODE and self.connection.phase is Phase.VERSION_DONE
         if quick and kept is not None and header.version == kept.version:
-            self.connection = kept
+            call.before, self.connection = self.connection, kept
         self._check_version(header)
         place = call.session.place if call.session else self._place_outside(header.code)
         c = self.connection
@@ -375,6 +392,10 @@ class Responder:
         """Give what the key of a slot may be used for: everything where keys have no numbers."""
         return self.provisioning.usage(slot) if self.provisioning and slot.key_pair_id else EVERY_USE
 
+    def event_key(self, session_id: int) -> int:
+        """Give the number by which `events` knows a session: session ids repeat on every connection."""
+        return self._events_connection << 32 | session_id
+
     def reset(self, cause: str) -> None:
         """Forget the connection: GET_VERSION, or the transport has gone."""
         for session_id in list(self.sessions):
@@ -392,7 +413,7 @@ class Responder:
         if self.pending is not None and self.pending.belongs_to == session_id:
             self.pending = None
         if self.events is not None:
-            self.events.session_ended(session_id)
+            self.events.session_ended(self.event_key(session_id))
         session.move(SessionPhase.ENDED, cause)
         for protocol in self.vendor_protocols:
             protocol.session_ended(session_id)

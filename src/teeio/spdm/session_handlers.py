@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from teeio.crypto.certificates import leaf_public_key, parse_chain
@@ -68,7 +69,7 @@ def _register(
     c = r.connection
     wants_events = c.version >= Version.V1_3 and policy & EVENT_ALL_POLICY
     if wants_events and r.events is not None and c.responder_capabilities & Capability.EVENT:
-        r.events.subscribe_to_all(session.session_id)
+        r.events.subscribe_to_all(r.event_key(session.session_id))
     if r.mutual is not None:
         r.mutual.begin_session(r, session, mode, now)
 
@@ -242,7 +243,7 @@ def end_session(r: Responder, request: m.EndSession, call: Call) -> m.Response:
     """End the session once the acknowledgement is protected."""
     session = _live(call)
     if r.connection.responder_capabilities & Capability.CACHE:
-        r.preserved = None if request.clear_negotiated_state else r.connection
+        r.preserved = None if request.clear_negotiated_state else replace(r.connection, requester_chain=b"")
     call.after = lambda: r.end_session(session.session_id, "END_SESSION")
     return m.EndSessionAck()
 
