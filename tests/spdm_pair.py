@@ -28,6 +28,7 @@ class PlainBinding:
     name = "plain"
     sequence_number_size = 2
     max_random_padding = 8
+    max_transport_padding = 3
 
     def wrap(self, message: bytes, secured: bool) -> bytes:
         return bytes([secured]) + message

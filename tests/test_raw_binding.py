@@ -4,7 +4,7 @@ import pytest
 
 from spdm_pair import Pair
 from teeio.errors import Misuse, TeeioError
-from teeio.raw_binding import SESSION_CAPABILITIES, RawBinding
+from teeio.raw_binding import WITHOUT_SESSIONS, RawBinding
 from teeio.spdm import flows
 from teeio.spdm.state import REQUESTER_CAPABILITIES, RESPONDER_CAPABILITIES
 
@@ -23,13 +23,13 @@ def test_a_secured_message_is_refused() -> None:
 
 def test_a_conversation_without_sessions() -> None:
     pair = Pair(
-        responder_changes={"capabilities": RESPONDER_CAPABILITIES & ~SESSION_CAPABILITIES},
-        requester_changes={"capabilities": REQUESTER_CAPABILITIES & ~SESSION_CAPABILITIES},
+        responder_changes={"capabilities": RESPONDER_CAPABILITIES & ~WITHOUT_SESSIONS},
+        requester_changes={"capabilities": REQUESTER_CAPABILITIES & ~WITHOUT_SESSIONS},
     )
     pair.requester.binding = pair.responder.binding = BINDING
     pair.authenticate()
     pair.run(flows.challenge(pair.requester))
-    assert not pair.requester.connection.common_capabilities & SESSION_CAPABILITIES
+    assert not pair.requester.connection.common_capabilities & WITHOUT_SESSIONS
     with pytest.raises(TeeioError):
         pair.run(flows.key_exchange(pair.requester))
 

@@ -51,6 +51,7 @@ class MctpBinding:
     name = "mctp"
     sequence_number_size = 2
     max_random_padding = 32
+    max_transport_padding = 0
 
     def wrap(self, message: bytes, secured: bool) -> bytes:
         """Make an MCTP message of an SPDM message or of a secured message."""

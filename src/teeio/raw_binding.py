@@ -6,19 +6,9 @@ Nothing tells a secured message from a plain one, so there are no sessions: both
 from __future__ import annotations
 
 from teeio.errors import Misuse
-from teeio.spdm.constants import Capability
+from teeio.spdm.constants import NEEDS_SESSION, SESSION_CAPABILITIES, Capability
 
-SESSION_CAPABILITIES = (
-    Capability.ENCRYPT
-    | Capability.MAC
-    | Capability.KEY_EX
-    | Capability.PSK
-    | Capability.PSK_WITH_CONTEXT
-    | Capability.HBEAT
-    | Capability.KEY_UPD
-    | Capability.HANDSHAKE_IN_THE_CLEAR
-    | Capability.EVENT
-)
+WITHOUT_SESSIONS = SESSION_CAPABILITIES | NEEDS_SESSION | Capability.EVENT
 """Capabilities that mean nothing without sessions; a side on this binding must not offer them."""
 
 
@@ -28,6 +18,7 @@ class RawBinding:
     name = "none"
     sequence_number_size = 0
     max_random_padding = 0
+    max_transport_padding = 0
 
     def wrap(self, message: bytes, secured: bool) -> bytes:
         """Give the message itself. Raises `Misuse` for a secured message."""

@@ -92,6 +92,15 @@ def test_algorithms_by_name(choices: list[str], expected: str) -> None:
     assert found["algorithms"]["base_asym"] == expected  # type: ignore[index]
 
 
+def test_what_a_responder_does_not_offer_is_not_asked_for() -> None:
+    choices = Choices(capabilities="-CHAL,-MEAS_SIG,-MEAS_FRESH")
+    with device(Transport.PCI_DOE, choices) as peer:
+        found = connect(peer, Transport.PCI_DOE)
+    assert "challenge" not in found
+    assert "measurements" not in found
+    assert found["session_ended"] is True
+
+
 def test_operations_in_the_order_given() -> None:
     wanted = "certificate,psk,heartbeat,session,measurements,end,key-update,heartbeat,end"
     with device(Transport.TCP, psks=["me=0102"], heartbeat=9) as peer:

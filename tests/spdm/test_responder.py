@@ -86,8 +86,6 @@ def test_every_request_in_every_state(rule: Rule, state: str) -> None:
     connection, sessions = pair.responder.connection, dict(pair.responder.sessions)
     answer = pair.say(bytes([_version_byte(rule, phase), rule.request.CODE, 0, 0]), session)
     c = connection
-    if rule.request is m.Finish and place is Place.OUTSIDE:
-        place = Place.ESTABLISHED
     why = refusal(rule.request.CODE, c.version, phase, place, c.responder_capabilities, c.requester_capabilities)
     if why is None and rule.request.CODE not in HANDLERS and rule.request is not m.RespondIfReady:
         why = Refusal.UNKNOWN

@@ -28,9 +28,6 @@ from teeio.spdm.messages.base import HEADER_SIZE
 from teeio.spdm.record import record_header
 from teeio.wire import Record, Span
 
-MAX_TRANSPORT_PADDING = 3
-"""Bytes of transport padding that may follow a plain message (a DOE data object is padded to 4 bytes)."""
-
 MAX_NESTING = 3
 """How deep messages may lie in others: a chunked message that carries an encapsulated one."""
 
@@ -207,7 +204,7 @@ class Dissector:
             found.error = str(error)
             return
         rest, found.raw = found.raw[used:], found.raw[:used]
-        allowed = MAX_TRANSPORT_PADDING if found.protection is Protection.CLEAR else 0
+        allowed = self._binding.max_transport_padding if found.protection is Protection.CLEAR else 0
         found.trailing = rest if len(rest) > allowed or any(rest) else b""
         if isinstance(found.message, m.VendorDefinedRequest | m.VendorDefinedResponse):
             found.vendor = decode_vendor(found.message)

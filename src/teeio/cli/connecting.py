@@ -24,8 +24,6 @@ from teeio.tdisp import flows as tdisp_flows
 from teeio.tdisp.messages import InterfaceState, LockFlags, LockParameters
 from teeio.transport.carrier import Carrier, Exchange
 
-MAX_DOE_PROTOCOLS = 256
-
 NOT_OFFERED = (ErrorCode.UNSUPPORTED_REQUEST, ErrorCode.INVALID_REQUEST)
 """How responders without IDE_KM answer its first message; the reference responder says InvalidRequest over MCTP."""
 
@@ -52,6 +50,9 @@ class Plan:
     measurement_hashes: tuple[MeasurementHash, ...] = ()
 
 
+MEASURES = Capability.MEAS_SIG | Capability.MEAS_NO_SIG
+"""Either of these and there are measurements."""
+
 Progress = Callable[[str, str], None]
 """Told (title, note) when a step is done."""
 
@@ -70,23 +71,17 @@ class Visit:
 
     def discover(self) -> None:
         """List the DOE protocols of the mailbox."""
-        protocols: list[str] = []
-        index = 0
-        while len(protocols) < MAX_DOE_PROTOCOLS:
-            request = doe.encode_object(doe.DISCOVERY, doe.DiscoveryRequest(index=index, version=0).encode())
-            answer = doe.DiscoveryResponse.decode(doe.decode_object(self.exchange(request)).payload)
-            protocols.append(f"{answer.vendor_id:#06x}:{answer.type:#04x}")
-            index = answer.next_index
-            if not index:
-                break
+        found = doe.list_protocols(self.exchange)
+        protocols = [f"{protocol.vendor_id:#06x}:{protocol.type:#04x}" for protocol in found]
         self.done("doe_protocols", protocols, "DOE discovery", ", ".join(protocols))
 
     def authenticate(self) -> None:
-        """Negotiate, read the certificate chain, challenge the responder."""
+        """Negotiate, read the certificate chain, challenge a responder that takes challenges."""
         self.negotiate()
         self.get_digests()
         self.get_certificate()
-        self.challenge()
+        if self.offers(Capability.CHAL):
+            self.challenge()
 
     def negotiate(self) -> None:
         """Agree on version, capabilities and algorithms."""
@@ -128,10 +123,12 @@ class Visit:
         self.carrier.run(flows.challenge(self.carrier.requester, self.plan.slot, self._summary_type()))
         self.done("challenge", "signature verified", "challenge", "the responder holds the leaf's private key")
 
+    def offers(self, flags: Capability) -> bool:
+        """Tell whether the responder has one of these capabilities."""
+        return bool(self.carrier.requester.connection.responder_capabilities & flags)
+
     def _summary_type(self) -> SummaryType:
-        measures = Capability.MEAS_SIG | Capability.MEAS_NO_SIG
-        has = self.carrier.requester.connection.responder_capabilities & measures
-        return SummaryType.ALL if has else SummaryType.NONE
+        return SummaryType.ALL if self.offers(MEASURES) else SummaryType.NONE
 
     def _certificates(self, chain: bytes) -> None:
         c = self.carrier.requester.connection
@@ -156,7 +153,7 @@ class Visit:
     def measure(self, session: Session | None = None) -> None:
         """Read the measurements, signed where the responder signs."""
         plan, requester = self.plan, self.carrier.requester
-        signed = plan.signed and bool(requester.connection.responder_capabilities & Capability.MEAS_SIG)
+        signed = plan.signed and self.offers(Capability.MEAS_SIG)
         evidences = [
             self.carrier.run(
                 flows.get_measurements(
@@ -334,13 +331,16 @@ def visit_responder(visit: Visit, *, discovery: bool, sessions: bool = True, str
     if discovery:
         visit.discover()
     visit.authenticate()
-    visit.measure()
+    measures = visit.offers(MEASURES)
+    if measures:
+        visit.measure()
     if not sessions or visit.carrier.requester.connection.version < Version.V1_1:
         visit.no_session("not on this transport" if not sessions else "SPDM 1.0 has none")
         return
     session = visit.open_session()
     with _always_ended(visit, session):
-        visit.measure(session)
+        if measures:
+            visit.measure(session)
         visit.keep_alive(session)
         if streams and visit.key_stream(session):
             visit.live_interface(session)

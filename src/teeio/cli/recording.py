@@ -7,7 +7,7 @@ from types import TracebackType
 
 from teeio.capture.keylog import KeyLogWriter
 from teeio.capture.pcap import PcapWriter
-from teeio.cli.transports import LINK_TYPES, Transport
+from teeio.cli.transports import Transport
 from teeio.errors import Misuse
 from teeio.observe import Event, FrameMoved
 
@@ -18,12 +18,13 @@ class Recording:
     def __init__(self, keylog: Path | None, pcap: Path | None, transport: Transport) -> None:
         self._keylog, self._pcap = keylog, pcap
         self._secrets = KeyLogWriter()
-        if pcap is not None and transport not in LINK_TYPES:
+        link_type = transport.link_type
+        if pcap is not None and link_type is None:
             raise Misuse(
                 f"--pcap: captures have no link type for --transport {transport.value}",
-                remedy=f"record over {' or '.join(known.value for known in LINK_TYPES)}",
+                remedy=f"record over {' or '.join(known.value for known in Transport if known.link_type)}",
             )
-        self._frames = PcapWriter(link_type=LINK_TYPES[transport]) if pcap is not None else None
+        self._frames = PcapWriter(link_type=link_type) if pcap is not None and link_type is not None else None
 
     def __call__(self, event: Event) -> None:
         """Observe."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from teeio.errors import Misuse
 
 if TYPE_CHECKING:
+    from teeio.capture.pcap import LinkType
     from teeio.spdm.binding import Binding
     from teeio.spdm.state import Settings
     from teeio.transport.platform_port import TransportType
@@ -59,22 +60,29 @@ class Transport(Enum):
         return self is not Transport.NONE
 
     @property
+    def link_type(self) -> LinkType | None:
+        """The link type of captures of this transport; there is none for SPDM over TCP."""
+        from teeio.capture.pcap import LinkType
+
+        return LinkType.__members__.get(self.name)
+
+    @property
     def has_streams(self) -> bool:
         """Tell whether a device behind this transport has a PCIe link, so that IDE and TDISP make sense without being asked for.
 
         Over TCP the reference responder answers their messages with bytes that are no SPDM message.
         """
-        return self in LINK_TYPES
+        return self.link_type is not None
 
     def limited(self, settings: Settings) -> Settings:
         """Give the settings as far as this transport can carry them."""
         from dataclasses import replace
 
-        from teeio.raw_binding import SESSION_CAPABILITIES
+        from teeio.raw_binding import WITHOUT_SESSIONS
 
         if self.has_sessions:
             return settings
-        return replace(settings, capabilities=settings.capabilities & ~SESSION_CAPABILITIES)
+        return replace(settings, capabilities=settings.capabilities & ~WITHOUT_SESSIONS)
 
     def check_tcp_only(self, **given: bool) -> None:
         """Refuse options that only TCP has. Raises `Misuse`."""
@@ -82,7 +90,3 @@ class Transport(Enum):
             if wanted and self is not Transport.TCP:
                 option = "--" + name.replace("_", "-")
                 raise Misuse(f"{option} does not go with --transport {self.value}", remedy="give --transport tcp")
-
-
-LINK_TYPES = {Transport.MCTP: 291, Transport.PCI_DOE: 292}
-"""Link types of captures; there is none for SPDM over TCP."""

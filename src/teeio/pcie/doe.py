@@ -210,16 +210,24 @@ def discover(
 ) -> list[DoeProtocol]:
     """List the protocols of the mailbox at `base`. Raises `TransportError`."""
     version = DoeCapability.HEADER.get(read(base, 4), "version")
+
+    def carry(data_object: bytes) -> bytes:
+        return exchange(read, write, base, data_object, polls=polls, pause=pause)
+
+    try:
+        return list_protocols(carry, version if version >= 2 else 0)
+    except DecodeError as error:
+        raise TransportError(f"an answer of DOE discovery does not parse: {error}") from None
+
+
+def list_protocols(carry: Callable[[bytes], bytes], version: int = 0) -> list[DoeProtocol]:
+    """List the protocols of a mailbox that `carry` takes data objects to. Raises `DecodeError`, `TransportError`."""
     found: list[DoeProtocol] = []
     index = 0
     while len(found) < MAX_PROTOCOLS:
-        request = DiscoveryRequest(index=index, version=version if version >= 2 else 0)
-        answer = exchange(read, write, base, encode_object(DISCOVERY, request.encode()), polls=polls, pause=pause)
-        try:
-            item = decode_object(answer)
-            entry = DiscoveryResponse.decode(item.payload)
-        except DecodeError as error:
-            raise TransportError(f"DOE discovery answer {index} does not parse: {error}") from None
+        answer = carry(encode_object(DISCOVERY, DiscoveryRequest(index=index, version=version).encode()))
+        item = decode_object(answer)
+        entry = DiscoveryResponse.decode(item.payload)
         if item.protocol != DISCOVERY:
             raise TransportError(f"DOE discovery is answered with a data object of type {item.type:#x}")
         found.append(DoeProtocol(entry.vendor_id, entry.type))
@@ -246,6 +254,7 @@ class DoeBinding:
     name = "pci_doe"
     sequence_number_size = 0
     max_random_padding = 0
+    max_transport_padding = 3
 
     def wrap(self, message: bytes, secured: bool) -> bytes:
         """Give the data object that carries `message`, zero-padded to a DW."""

@@ -50,7 +50,7 @@ def error_answer(peer: str, request: m.Request[Any], received: bytes) -> ErrorRe
     header = m.header(received)
     if header.code != m.Error.CODE:
         return None
-    name = ErrorCode(header.param1).name if header.param1 in ErrorCode._value2member_map_ else f"{header.param1:#04x}"
+    name = next((code.name for code in ErrorCode if code == header.param1), f"{header.param1:#04x}")
     return ErrorResponse(
         f"{peer} answered {request.NAME} with ERROR {name}, data {header.param2:#04x}", header.param1, header.param2
     )

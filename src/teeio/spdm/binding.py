@@ -39,6 +39,10 @@ class Binding(Protocol):
     def max_random_padding(self) -> int:
         """Largest random padding inside a secured message, 0 for none."""
 
+    @property
+    def max_transport_padding(self) -> int:
+        """Most bytes that the transport adds behind a message, plain or secured, to align it."""
+
     def wrap(self, message: bytes, secured: bool) -> bytes:
         """Make a transport frame of an SPDM message or of a secured message."""
 

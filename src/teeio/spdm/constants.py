@@ -131,3 +131,20 @@ MIN_DATA_TRANSFER_SIZE = 42
 
 ALL_MEASUREMENTS = 0xFF
 """GET_MEASUREMENTS operation that asks for every block."""
+
+PSK_CAPABILITIES = Capability.PSK | Capability.PSK_WITH_CONTEXT
+"""The two bits of PSK_CAP."""
+
+SESSION_CAPABILITIES = Capability.KEY_EX | PSK_CAPABILITIES
+"""With none of these there are no sessions."""
+
+NEEDS_SESSION = (
+    Capability.ENCRYPT | Capability.MAC | Capability.HANDSHAKE_IN_THE_CLEAR | Capability.HBEAT | Capability.KEY_UPD
+)
+"""What means nothing without sessions and needs them by the flag rules; EVENT needs them, too, by a rule of its own."""
+
+PSK_CONTEXT_SIZE = 32
+"""Bytes of the context that either side gives for a session on a pre-shared key."""
+
+FIRST_SESSION_HALF = 0xFFFF
+"""Where each side begins to number its half of a session id, downwards (as the DMTF reference does)."""

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from teeio.spdm.responder import Responder
 
 MAX_REQUESTS = 255
-MAX_TRANSPORT_PADDING = 3
-
 ENCAPSULABLE = frozenset(
     request.CODE
     for request in (
@@ -65,6 +63,7 @@ class Counterpart:
     transcript: Transcript
     peer: str
     drop_session: Callable[[int, str], None] = field(repr=False)
+    max_transport_padding: int
     chains: dict[int, bytes] = field(default_factory=dict)
 
     @classmethod
@@ -72,7 +71,16 @@ class Counterpart:
         """Give the asking side of a responder, with nothing asked yet."""
         settings = replace(r.settings, data_transfer_size=r.settings.data_transfer_size - ENCAPSULATION_OVERHEAD)
         transcript = r.transcript.mirrored(r.connection.version)
-        return cls(r.connection.mirrored(), settings, r.entropy, r.observer, transcript, r.peer, r.end_session)
+        return cls(
+            r.connection.mirrored(),
+            settings,
+            r.entropy,
+            r.observer,
+            transcript,
+            r.peer,
+            r.end_session,
+            r.binding.max_transport_padding,
+        )
 
 
 @dataclass(slots=True)
@@ -145,7 +153,7 @@ class Encapsulation:
         if error is not None:
             self.side.transcript.end(request.CODE, self.sent, None, self._session)
             raise error
-        padding = MAX_TRANSPORT_PADDING if self.session_id is None else 0
+        padding = self.side.max_transport_padding if self.session_id is None else 0
         response, used = decode_answer(self.side.connection, request, received, padding)
         self.side.transcript.end(request.CODE, self.sent, received[:used], self._session)
         return Answer(response, self.sent, received[:used])

@@ -19,7 +19,13 @@ from teeio.crypto.algorithms import (
     PqcAsym,
 )
 from teeio.errors import PeerViolation
-from teeio.spdm.constants import KNOWN_CAPABILITIES, MIN_DATA_TRANSFER_SIZE, Version
+from teeio.spdm.constants import (
+    KNOWN_CAPABILITIES,
+    MIN_DATA_TRANSFER_SIZE,
+    NEEDS_SESSION,
+    SESSION_CAPABILITIES,
+    Version,
+)
 from teeio.spdm.constants import Capability as Cap
 from teeio.spdm.messages import (
     Algorithms,
@@ -34,9 +40,6 @@ from teeio.spdm.state import Connection, Settings
 
 F = TypeVar("F", bound=IntFlag)
 MAX_CT_EXPONENT = 31
-_PSK = Cap.PSK | Cap.PSK_WITH_CONTEXT
-_SESSION = Cap.KEY_EX | _PSK
-_NEEDS_SESSION = Cap.ENCRYPT | Cap.MAC | Cap.HANDSHAKE_IN_THE_CLEAR | Cap.HBEAT | Cap.KEY_UPD
 
 _EP_INFO = Cap.EP_INFO_SIG | Cap.EP_INFO_NO_SIG
 _MULTI_KEY = Cap.MULTI_KEY_NEG | Cap.MULTI_KEY_ONLY
@@ -55,18 +58,18 @@ _COMMON_FLAG_RULES: tuple[FlagRule, ...] = (
 
 REQUESTER_FLAG_RULES: tuple[FlagRule, ...] = (
     ("PSK_CAP of a requester is 00b or 01b", lambda f: not f & Cap.PSK_WITH_CONTEXT),
-    ("KEY_EX or PSK needs ENCRYPT or MAC", lambda f: not f & _SESSION or bool(f & (Cap.ENCRYPT | Cap.MAC))),
-    ("session flags need KEY_EX or PSK", lambda f: bool(f & _SESSION) or not f & _NEEDS_SESSION),
+    ("KEY_EX or PSK needs ENCRYPT or MAC", lambda f: not f & SESSION_CAPABILITIES or bool(f & (Cap.ENCRYPT | Cap.MAC))),
+    ("session flags need KEY_EX or PSK", lambda f: bool(f & SESSION_CAPABILITIES) or not f & NEEDS_SESSION),
     ("HANDSHAKE_IN_THE_CLEAR needs KEY_EX", lambda f: not f & Cap.HANDSHAKE_IN_THE_CLEAR or bool(f & Cap.KEY_EX)),
     ("CERT and PUB_KEY_ID exclude each other", lambda f: not (f & Cap.CERT and f & Cap.PUB_KEY_ID)),
     ("MUT_AUTH needs CHAL or KEY_EX", lambda f: not f & Cap.MUT_AUTH or bool(f & (Cap.CHAL | Cap.KEY_EX))),
-    ("EVENT needs KEY_EX or PSK", lambda f: not f & Cap.EVENT or bool(f & _SESSION)),
+    ("EVENT needs KEY_EX or PSK", lambda f: not f & Cap.EVENT or bool(f & SESSION_CAPABILITIES)),
     *_COMMON_FLAG_RULES,
 )
 """What must hold of a requester's flags (DSP0274, GET_CAPABILITIES flag definitions)."""
 
 RESPONDER_FLAG_RULES: tuple[FlagRule, ...] = (
-    ("KEY_EX or PSK needs ENCRYPT or MAC", lambda f: not f & _SESSION or bool(f & (Cap.ENCRYPT | Cap.MAC))),
+    ("KEY_EX or PSK needs ENCRYPT or MAC", lambda f: not f & SESSION_CAPABILITIES or bool(f & (Cap.ENCRYPT | Cap.MAC))),
     ("CSR needs SET_CERT", lambda f: not f & Cap.CSR or bool(f & Cap.SET_CERT)),
     ("SET_CERT needs CERT", lambda f: not f & Cap.SET_CERT or bool(f & Cap.CERT)),
     ("CERT_INSTALL_RESET needs SET_CERT", lambda f: not f & Cap.CERT_INSTALL_RESET or bool(f & Cap.SET_CERT)),
@@ -159,7 +162,7 @@ def offer(settings: Settings, version: int, responder: Cap = NO_FLAGS) -> Negoti
         base_asym=BaseAsym(_union(settings.base_asym)),
         base_hash=BaseHash(_union(settings.base_hash)),
         pqc_asym=PqcAsym(_union(settings.pqc_asym) if later else 0),
-        tables=tables if version >= Version.V1_1 and settings.capabilities & _SESSION else (),
+        tables=tables if version >= Version.V1_1 and settings.capabilities & SESSION_CAPABILITIES else (),
     )
 
 
@@ -230,7 +233,9 @@ def select(settings: Settings, connection: Connection, request: NegotiateAlgorit
 def missing(connection: Connection, answer: Algorithms) -> str:
     """Name a kind that the negotiated capabilities need and that the selection lacks, or ""."""
     common = connection.common_capabilities
-    needs_hash = connection.responder_capabilities & (Cap.CERT | Cap.CHAL | Cap.MEAS_SIG) or common & _SESSION
+    needs_hash = (
+        connection.responder_capabilities & (Cap.CERT | Cap.CHAL | Cap.MEAS_SIG) or common & SESSION_CAPABILITIES
+    )
     if needs_hash and not answer.base_hash:
         return "base hash"
     signs = connection.responder_capabilities & (Cap.CHAL | Cap.MEAS_SIG | Cap.KEY_EX)
@@ -239,9 +244,9 @@ def missing(connection: Connection, answer: Algorithms) -> str:
     groups = selected(answer.tables, AlgType.DHE) or selected(answer.tables, AlgType.KEM)
     if common & Cap.KEY_EX and not groups:
         return "DHE group or KEM"
-    if common & _SESSION and not common & (Cap.ENCRYPT | Cap.MAC):
+    if common & SESSION_CAPABILITIES and not common & (Cap.ENCRYPT | Cap.MAC):
         return "record protection"
-    if common & _SESSION and not selected(answer.tables, AlgType.AEAD):
+    if common & SESSION_CAPABILITIES and not selected(answer.tables, AlgType.AEAD):
         return "AEAD suite"
     return ""
 

@@ -41,7 +41,8 @@ def record_header(record: bytes, binding: Binding) -> RecordHeader:
     if len(record) < size + TAG_SIZE:
         raise DecodeError("SecuredMessage", "header", 0, f"needs {size + TAG_SIZE} bytes, has {len(record)}")
     length = int.from_bytes(record[size - 2 : size], "little")
-    if not TAG_SIZE <= length <= len(record) - size:
+    after = len(record) - size - length
+    if length < TAG_SIZE or not 0 <= after <= binding.max_transport_padding:
         raise DecodeError("SecuredMessage", "length", size - 2, f"says {length}, {len(record) - size} bytes follow")
     return RecordHeader(
         int.from_bytes(record[:4], "little"), int.from_bytes(record[4 : size - 2], "little"), length, size

@@ -23,7 +23,6 @@ from teeio.spdm.device_state import Identity, Slot, identity_for
 from teeio.spdm.events import Events
 from teeio.spdm.exchange import Answer, Ask
 from teeio.spdm.record import record_header
-from teeio.spdm.rules import Place
 from teeio.spdm.state import Connection, Session, SessionPhase, Settings
 from teeio.spdm.transcript import Transcript
 
@@ -38,9 +37,6 @@ BUSY_PAUSE = 0.1
 
 MAX_WAIT = 60.0
 """Seconds that Busy and ResponseNotReady may delay one request altogether; a peer could ask for 36 minutes each time."""
-
-MAX_TRANSPORT_PADDING = 3
-"""Bytes of transport padding that may follow a plain message (a DOE data object is padded to 4 bytes)."""
 
 
 @dataclass(slots=True)
@@ -152,7 +148,7 @@ class Requester:
         session_id = self.travels_in(asked.session)
         request = asked.request
         session = self.session(session_id) if session_id is not None else None
-        check_legal(self.connection, request.CODE, session.place if session else Place.OUTSIDE)
+        check_legal(self.connection, request.CODE, session.place if session else self.connection.outside)
         facts = self.connection.facts
         sent = request.encode(facts)
         self._check_size(request.NAME, sent)
@@ -162,7 +158,7 @@ class Requester:
         if error is not None:
             self.transcript.end(request.CODE, sent, None, session_id)
             raise error
-        padding = 0 if session is not None else MAX_TRANSPORT_PADDING
+        padding = 0 if session is not None else self.binding.max_transport_padding
         response, used = decode_answer(self.connection, request, received, padding)
         self.transcript.end(request.CODE, sent, received[:used], session_id)
         return Answer(response, sent, received[:used])

@@ -26,15 +26,13 @@ from teeio.spdm.handlers import HANDLERS
 from teeio.spdm.postponed import Postponed, resumed
 from teeio.spdm.provisioning import EVERY_USE, Provisioning
 from teeio.spdm.record import MAX_LENGTH, record_header, room
-from teeio.spdm.rules import BY_REQUEST, Phase, Place, Refusal, refusal
+from teeio.spdm.rules import BY_REQUEST, Phase, Refusal, refusal
 from teeio.spdm.state import RESPONDER_CAPABILITIES, Connection, Session, SessionPhase, Settings
 from teeio.spdm.transcript import Transcript
 from teeio.spdm.vendor import VendorProtocol
 
 if TYPE_CHECKING:
     from teeio.spdm.mutual import MutualAuthentication
-
-MAX_TRANSPORT_PADDING = 3
 
 _CHUNK_CODES = (m.ChunkSend.CODE, m.ChunkGet.CODE)
 
@@ -318,7 +316,7 @@ class Responder:
         if quick and kept is not None and header.version == kept.version:
             call.before, self.connection = self.connection, kept
         self._check_version(header)
-        place = call.session.place if call.session else self._place_outside(header.code)
+        place = call.session.place if call.session else self.connection.outside
         c = self.connection
         why = refusal(header.code, c.version, c.phase, place, c.responder_capabilities, c.requester_capabilities)
         if why is None and header.code not in HANDLERS and header.code != m.RespondIfReady.CODE:
@@ -331,14 +329,6 @@ class Responder:
             raise Reject(code, f"{m.name_of(header.code)}: {why.value}", data)
         hold_up(self, header.code)
         return header.code
-
-    def _place_outside(self, code: int) -> Place:
-        # FINISH in the clear belongs to the handshake phase of the latest session, but travels outside it.
-        return (
-            Place.OUTSIDE
-            if code != m.Finish.CODE or self.connection.facts.handshake_in_the_clear
-            else Place.ESTABLISHED
-        )
 
     def _check_version(self, header: m.Header) -> None:
         if header.code == m.GetVersion.CODE:
@@ -357,14 +347,14 @@ class Responder:
         if code == m.GetCapabilities.CODE:
             facts = replace(facts, version=call.request[0])
         request, used = BY_REQUEST[code].request.decode_prefix(call.request, facts)
-        if len(call.request) - used > (MAX_TRANSPORT_PADDING if call.session is None else 0):
+        if len(call.request) - used > (self.binding.max_transport_padding if call.session is None else 0):
             raise DecodeError(request.NAME, "(end)", used, f"{len(call.request) - used} trailing bytes")
         call.request = call.request[:used]
         return request, HANDLERS[code](self, request, call)
 
     def _error(self, code: int, data: int, extended: bytes = b"", version: int | None = None) -> bytes:
         known = self.connection.version if self.connection.phase is not Phase.START else version
-        facts = m.Facts(version=known if known in Version._value2member_map_ else Version.V1_0)  # type: ignore[arg-type]
+        facts = m.Facts(version=known if known in tuple(Version) else Version.V1_0)
         return m.Error(error_code=code, error_data=data, extended=extended).encode(facts)
 
     # -- what handlers use ----------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from enum import Enum, Flag, IntEnum, auto
 
 from teeio.spdm import messages as m
+from teeio.spdm.constants import PSK_CAPABILITIES, SESSION_CAPABILITIES, Version
 from teeio.spdm.constants import Capability as Cap
-from teeio.spdm.constants import Version
 
 
 class Phase(IntEnum):
@@ -23,9 +23,13 @@ class Phase(IntEnum):
 
 
 class Place(Flag):
-    """Where a request may travel."""
+    """Where a request may travel.
+
+    With HANDSHAKE_IN_THE_CLEAR the handshake of a session travels outside it: there a request is at OUTSIDE and CLEAR_HANDSHAKE both.
+    """
 
     OUTSIDE = auto()
+    CLEAR_HANDSHAKE = auto()
     HANDSHAKE = auto()
     ESTABLISHED = auto()
 
@@ -57,8 +61,6 @@ class Rule:
 
 _BOTH = Place.OUTSIDE | Place.ESTABLISHED
 _MEAS = Cap.MEAS_NO_SIG | Cap.MEAS_SIG
-_PSK = Cap.PSK | Cap.PSK_WITH_CONTEXT
-_SESSION = Cap.KEY_EX | _PSK
 _ANY = Place.OUTSIDE | Place.HANDSHAKE | Place.ESTABLISHED
 V = Version
 
@@ -77,12 +79,19 @@ RULES: tuple[Rule, ...] = (
         m.Finish,
         "DSP0274 FINISH",
         V.V1_1,
-        place=Place.OUTSIDE | Place.HANDSHAKE,
+        place=Place.CLEAR_HANDSHAKE | Place.HANDSHAKE,
         responder=Cap.KEY_EX,
         requester=Cap.KEY_EX,
         effect=Effect.SESSION,
     ),
-    Rule(m.PskExchange, "DSP0274 PSK_EXCHANGE", V.V1_1, responder=_PSK, requester=Cap.PSK, effect=Effect.SESSION),
+    Rule(
+        m.PskExchange,
+        "DSP0274 PSK_EXCHANGE",
+        V.V1_1,
+        responder=PSK_CAPABILITIES,
+        requester=Cap.PSK,
+        effect=Effect.SESSION,
+    ),
     Rule(
         m.PskFinish,
         "DSP0274 PSK_FINISH",
@@ -111,7 +120,12 @@ RULES: tuple[Rule, ...] = (
         effect=Effect.SESSION,
     ),
     Rule(
-        m.EndSession, "DSP0274 END_SESSION", V.V1_1, place=Place.ESTABLISHED, responder=_SESSION, effect=Effect.SESSION
+        m.EndSession,
+        "DSP0274 END_SESSION",
+        V.V1_1,
+        place=Place.ESTABLISHED,
+        responder=SESSION_CAPABILITIES,
+        effect=Effect.SESSION,
     ),
     Rule(
         m.GetEncapsulatedRequest,
@@ -189,7 +203,7 @@ def refusal(code: int, version: int, phase: Phase, place: Place, responder: Cap,
         if rule.requester and not rule.requester & requester:
             return Refusal.NO_CAPABILITY
     if not rule.place & place:
-        return Refusal.SESSION_REQUIRED if place is Place.OUTSIDE else Refusal.PLACE
+        return Refusal.SESSION_REQUIRED if place & Place.OUTSIDE else Refusal.PLACE
     if rule.phase is not Phase.START and phase is not rule.phase:
         return Refusal.PHASE
     return None

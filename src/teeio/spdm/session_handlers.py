@@ -14,8 +14,8 @@ from teeio.errors import AuthenticationFailed, DecodeError, Reject
 from teeio.spdm import messages as m
 from teeio.spdm import opaque
 from teeio.spdm.call import Call, encoded, sign, summary
-from teeio.spdm.constants import Capability, ErrorCode, KeyUpdateOperation, MutualAuth, Version
-from teeio.spdm.state import Session, SessionPhase
+from teeio.spdm.constants import PSK_CONTEXT_SIZE, Capability, ErrorCode, KeyUpdateOperation, MutualAuth, Version
+from teeio.spdm.state import Session, SessionPhase, free_session_half
 from teeio.spdm.transcript import FINISH_CONTEXT, KEY_EXCHANGE_CONTEXT, signing_message
 
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 EVENT_ALL_POLICY = 1 << 1
 """SessionPolicy (1.3): subscribe the session to all events."""
-
-FIRST_SESSION_HALF = 0xFFFF
-PSK_CONTEXT_SIZE = 32
 
 
 def key_exchange(r: Responder, request: m.KeyExchange, call: Call) -> m.Response:
@@ -89,7 +86,7 @@ def _new_session(r: Responder, req_session_id: int, call: Call) -> Session:
             ErrorCode.SESSION_LIMIT_EXCEEDED, f"at most {r.settings.max_sessions} sessions (DSP0274 KEY_EXCHANGE)"
         )
     used = {session_id >> 16 for session_id in r.sessions}
-    half = next(half for half in range(FIRST_SESSION_HALF, 0, -1) if half not in used)
+    half = free_session_half(used)
     c = r.connection
     return Session(
         half << 16 | req_session_id,

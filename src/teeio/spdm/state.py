@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import cached_property
 
 from teeio.crypto.algorithms import (
     Aead,
@@ -20,7 +22,7 @@ from teeio.crypto.algorithms import (
 from teeio.crypto.keys import Asym
 from teeio.observe import Observer, SecretDerived, StateChanged, ignore
 from teeio.spdm.chunking import LargeMessages
-from teeio.spdm.constants import Capability, Version
+from teeio.spdm.constants import FIRST_SESSION_HALF, Capability, Version
 from teeio.spdm.key_schedule import HandshakeSecrets, KeySchedule
 from teeio.spdm.messages import Facts, NegotiateAlgorithms
 from teeio.spdm.record import RecordKey
@@ -94,7 +96,7 @@ class Settings:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Connection:
     """What version, capability and algorithm negotiation have agreed on so far."""
 
@@ -142,8 +144,13 @@ class Connection:
         return self.kem or self.dhe
 
     @property
+    def outside(self) -> Place:
+        """Where a message outside sessions travels, for the legality rules."""
+        return Place.OUTSIDE | Place.CLEAR_HANDSHAKE if self.facts.handshake_in_the_clear else Place.OUTSIDE
+
+    @cached_property
     def facts(self) -> Facts:
-        """What the message layouts need."""
+        """What the message layouts need; asked for with every message, so it is put together once."""
         exchange = self.dhe.exchange_size if self.dhe else 0
         return Facts(
             version=self.version,
@@ -183,6 +190,11 @@ class Connection:
     def key_schedule(self) -> KeySchedule:
         """The key schedule of sessions on this connection."""
         return KeySchedule(self.version, self.base_hash, self.aead)
+
+
+def free_session_half(used: Collection[int]) -> int:
+    """Give the first half of a session id that is not `used`."""
+    return next(half for half in range(FIRST_SESSION_HALF, 0, -1) if half not in used)
 
 
 class SessionPhase(Enum):

@@ -13,16 +13,13 @@ from teeio.observe import SecretDerived
 from teeio.spdm import messages as m
 from teeio.spdm import opaque
 from teeio.spdm.asking import Asker
-from teeio.spdm.constants import Capability, KeyUpdateOperation, MutualAuth, SummaryType
+from teeio.spdm.constants import PSK_CONTEXT_SIZE, Capability, KeyUpdateOperation, MutualAuth, SummaryType
 from teeio.spdm.exchange import Answer, ask, exchange
 from teeio.spdm.flows.encapsulated import serve_encapsulated
 from teeio.spdm.flows.identity import known_chain, verify_signature
 from teeio.spdm.requester import Requester
-from teeio.spdm.state import Session
+from teeio.spdm.state import Session, free_session_half
 from teeio.spdm.transcript import FINISH_CONTEXT, KEY_EXCHANGE_CONTEXT, signing_message
-
-FIRST_SESSION_HALF = 0xFFFF
-PSK_CONTEXT_SIZE = 32
 
 
 def key_exchange(
@@ -54,7 +51,7 @@ def key_exchange(
 
 def _free_session_half(requester: Requester) -> int:
     used = {session_id & 0xFFFF for session_id in requester.sessions}
-    return next(half for half in range(FIRST_SESSION_HALF, 0, -1) if half not in used)
+    return free_session_half(used)
 
 
 def _open_session(
@@ -89,7 +86,7 @@ def _check_mutual(requester: Requester, response: m.KeyExchangeRsp) -> None:
         return
     if not common & Capability.MUT_AUTH or not requester.connection.req_asym:
         raise Incompatible(f"{requester.peer} asks for mutual authentication, which we did not offer")
-    if mode not in MutualAuth._value2member_map_:
+    if mode not in tuple(MutualAuth):
         raise PeerViolation(f"MutAuthRequested {mode:#x} is not one mode", "DSP0274 KEY_EXCHANGE_RSP")
     if mode != MutualAuth.PLAIN and not common & Capability.ENCAP:
         raise PeerViolation("mutual authentication by encapsulation without ENCAP", "DSP0274 KEY_EXCHANGE_RSP")
