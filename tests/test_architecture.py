@@ -140,8 +140,8 @@ def test_every_module_says_what_it_is(path: Path) -> None:
 
 
 def test_no_layout_is_decoded_by_hand_where_a_declaration_belongs() -> None:
-    """`struct` belongs to the wire vocabulary and to framings outside the protocols."""
-    allowed = {"wire.py", "transport/platform_port.py", "capture/pcap.py"}
+    """`struct` belongs to framings outside the protocols."""
+    allowed = {"transport/platform_port.py"}
     for path in _modules():
         relative = str(path.relative_to(SOURCE))
         if relative not in allowed:
