@@ -101,22 +101,27 @@ def test_a_reset_of_the_device_frees_its_streams(reset: ResetKind) -> None:
 def test_an_answer_after_the_stream_was_blocked_is_not_believed(operation: DevifOperation) -> None:
     stage = Stage(run=False)
     tsm = stage.platform.module
-    blocked = d.TdhIdeStreamBlock(spdm_id=1, stream_id=1)
+    respond = tsm.tdh_devif_response
+    seen: list[tuple[InterfaceState, int, bytes]] = []
 
     def block_first(call: d.TdhDevifResponse, now: float) -> Result[Any]:
         devif = tsm.records.devifs[stage.vf.function_id]
-        if devif.operation_under_way is operation:
-            tsm.tdh_ide_stream_block(blocked)
-        return respond(call, now)
+        if devif.operation_under_way is not operation:
+            return respond(call, now)
+        tsm.tdh_ide_stream_block(d.TdhIdeStreamBlock(spdm_id=1, stream_id=1))
+        result = respond(call, now)
+        seen.append((devif.state, devif.bind_session_id, devif.report_digest))
+        return result
 
-    respond = tsm.tdh_devif_response
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tsm, "tdh_devif_response", block_first)
         with pytest.raises(TeeioError):
             stage.interface.bring_up(stage.guest.verifier, TRUSTED_REGISTERS, stage.now())
-    devif = tsm.records.devifs.get(stage.vf.function_id)
-    assert devif is None or devif.state is not InterfaceState.RUN
-    assert devif is None or not devif.bind_session_id
+    assert seen
+    for state, bind_session_id, report_digest in seen:
+        assert state not in (InterfaceState.CONFIG_LOCKED, InterfaceState.RUN)
+        assert not bind_session_id
+        assert operation is not DevifOperation.REPORT or not report_digest
 
 
 def _refuse_once(tsm: VmmToTsm, offset: int, patch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from teeio.transport.platform_port import (
     TransportType,
     parse_header,
 )
+from transport.rough_peer import peer_that
 
 
 @contextmanager
@@ -64,24 +65,6 @@ def served(handler: Callable[[bytes], bytes | None], *, once: bool = False) -> I
         assert not thread.is_alive()
 
 
-@contextmanager
-def listener(answer: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A peer that does `answer` with the first connection."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen()
-
-        def serve() -> None:
-            connection, _ = server.accept()
-            with connection:
-                answer(connection)
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield server.getsockname()[1]
-        thread.join(5)
-
-
 def test_a_conversation_carries_frames_both_ways() -> None:
     with served(lambda frame: frame[::-1]) as (port, told):
         for _ in range(2):
@@ -120,7 +103,7 @@ def test_the_wrong_transport_is_told() -> None:
     ids=["http", "other hello", "closes", "half a header", "silent"],
 )
 def test_a_peer_that_is_no_emulator(answer: Callable[[socket.socket], None], message: str) -> None:
-    with listener(answer) as port, pytest.raises(TransportError, match=message):
+    with peer_that(answer) as port, pytest.raises(TransportError, match=message):
         with PlatformPortClient("127.0.0.1", port, TransportType.MCTP, timeout=0.3):
             pass
 

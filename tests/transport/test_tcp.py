@@ -17,6 +17,7 @@ from teeio.transport.carrier import Carrier
 from teeio.transport.platform_port import PlatformPortClient, PlatformPortServer, TransportType
 from teeio.transport.sockets import Listener
 from teeio.transport.tcp import TcpClient, TcpServer, await_inquiry, inquire
+from transport.rough_peer import peer_that
 
 BINDING = TcpBinding()
 HELLO = BINDING.wrap(b"hello", secured=False)
@@ -87,21 +88,6 @@ def test_garbage_ends_the_connection(garbage: bytes) -> None:
     assert told == ["opened", "closed"]
 
 
-@contextmanager
-def responder_that(answer: Callable[[socket.socket], None]) -> Iterator[int]:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            connection, _ = server.accept()
-            with connection:
-                answer(connection)
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield server.getsockname()[1]
-        thread.join(5)
-
-
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
@@ -114,7 +100,7 @@ def responder_that(answer: Callable[[socket.socket], None]) -> Iterator[int]:
 )
 def test_a_responder_that_does_not_behave(answer: Callable[[socket.socket], None], message: str) -> None:
     with (
-        responder_that(answer) as port,
+        peer_that(answer) as port,
         TcpClient("127.0.0.1", port, timeout=0.3) as client,
         pytest.raises(TransportError, match=message),
     ):

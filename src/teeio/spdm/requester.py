@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from teeio.crypto.entropy import Entropy
 from teeio.errors import AuthenticationFailed, DecodeError, ErrorResponse, Misuse, PeerViolation, TeeioError
 from teeio.flow import Action, Done, Flow, Send, Wait
-from teeio.observe import MessageMoved, Observer, ignore
+from teeio.observe import Observer, ignore
 from teeio.spdm import messages as m
 from teeio.spdm.asking import check_legal, decode_answer, error_answer
 from teeio.spdm.binding import Binding
@@ -23,7 +23,7 @@ from teeio.spdm.device_state import Identity, Slot, identity_for
 from teeio.spdm.events import Events
 from teeio.spdm.exchange import Answer, Ask
 from teeio.spdm.record import record_header
-from teeio.spdm.state import Connection, Session, SessionPhase, Settings
+from teeio.spdm.state import Connection, Session, SessionPhase, Settings, message_moved
 from teeio.spdm.transcript import Transcript
 
 T = TypeVar("T")
@@ -256,7 +256,7 @@ class Requester:
                 return bytes(incoming.data)
 
     def _round_trip(self, message: bytes, session: Session | None) -> Driver[bytes]:
-        self.observer(_moved(self.name, self.peer, message, session))
+        self.observer(message_moved(self.name, self.peer, message, session))
         if session is None:
             frame = self.binding.wrap(message, secured=False)
         else:
@@ -268,7 +268,7 @@ class Requester:
             received = yield from self._answer_to(frame, None)
         else:
             received = yield from self._protected_answer_to(frame, session)
-        self.observer(_moved(self.peer, self.name, received, session))
+        self.observer(message_moved(self.peer, self.name, received, session))
         return received
 
     def _answer_to(self, frame: bytes, session: Session | None) -> Driver[bytes]:
@@ -333,8 +333,3 @@ class Requester:
 
 def _error_facts(received: bytes) -> m.Facts:
     return m.Facts(version=m.header(received).version)
-
-
-def _moved(source: str, target: str, message: bytes, session: Session | None) -> MessageMoved:
-    code = message[1] if len(message) > 1 else 0
-    return MessageMoved(source, target, "SPDM", m.name_of(code), len(message), session.session_id if session else None)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from teeio.crypto.entropy import Entropy
 from teeio.crypto.keys import Asym
 from teeio.errors import AuthenticationFailed, DecodeError, Misuse, Reject, TeeioError
-from teeio.observe import MessageMoved, Observer, Refused, ignore
+from teeio.observe import Observer, Refused, ignore
 from teeio.spdm import messages as m
 from teeio.spdm.binding import ApplicationHandler, Binding, OtherApplication
 from teeio.spdm.call import Call, NotReady, Silence
@@ -27,7 +27,14 @@ from teeio.spdm.postponed import Postponed, resumed
 from teeio.spdm.provisioning import EVERY_USE, Provisioning
 from teeio.spdm.record import MAX_LENGTH, record_header, room
 from teeio.spdm.rules import BY_REQUEST, Phase, Refusal, refusal
-from teeio.spdm.state import RESPONDER_CAPABILITIES, Connection, Session, SessionPhase, Settings
+from teeio.spdm.state import (
+    RESPONDER_CAPABILITIES,
+    Connection,
+    Session,
+    SessionPhase,
+    Settings,
+    message_moved,
+)
 from teeio.spdm.transcript import Transcript
 from teeio.spdm.vendor import VendorProtocol
 
@@ -198,10 +205,8 @@ class Responder:
         """Answer one message, protected or not. Every refusal becomes an ERROR here and nowhere else."""
         try:
             code = self._admit(call)
-        except DecodeError as error:
-            return self.refuse(call, Reject(ErrorCode.INVALID_REQUEST, str(error)))
-        except Reject as reject:
-            return self.refuse(call, reject)
+        except (Reject, TeeioError) as error:
+            return self.refuse(call, _as_reject(error))
         if code not in _CHUNK_CODES:
             postponed, self._postponed = self._postponed, None
             if code == m.RespondIfReady.CODE:
@@ -217,16 +222,9 @@ class Responder:
             return None
         except NotReady as wait:
             return self._postpone(call, wait.until)
-        except (DecodeError, AuthenticationFailed) as error:
+        except (Reject, TeeioError) as error:
             self.transcript.end(code, call.request, None, call.session_id)
-            return self.refuse(call, Reject(ErrorCode.INVALID_REQUEST, str(error)))
-        except TeeioError as error:
-            # What was negotiated lacks what the answer needs: our settings' fault, and no reason to fall silent.
-            self.transcript.end(code, call.request, None, call.session_id)
-            return self.refuse(call, Reject(ErrorCode.UNSPECIFIED, str(error)))
-        except Reject as reject:
-            self.transcript.end(code, call.request, None, call.session_id)
-            return self.refuse(call, reject)
+            return self.refuse(call, _as_reject(error))
         self.transcript.end(code, call.request, encoded, call.session_id)
         return sendable
 
@@ -242,8 +240,7 @@ class Responder:
             original = resumed(postponed, call)
         except (DecodeError, Reject) as error:
             self._postponed = postponed
-            reject = error if isinstance(error, Reject) else Reject(ErrorCode.INVALID_REQUEST, str(error))
-            return self.refuse(call, reject)
+            return self.refuse(call, _as_reject(error))
         answer = self._answer(original)
         call.after = original.after
         return answer
@@ -415,20 +412,17 @@ class Responder:
                 self.end_session(session.session_id, "heartbeat lapsed")
 
     def _saw(self, message: bytes, session: Session | None) -> None:
-        name = m.name_of(message[1]) if len(message) > 1 else "(short)"
-        self.observer(
-            MessageMoved(self.peer, self.name, "SPDM", name, len(message), session.session_id if session else None)
-        )
+        self.observer(message_moved(self.peer, self.name, message, session))
 
     def _said(self, message: bytes, session: Session | None) -> bytes:
-        self.observer(
-            MessageMoved(
-                self.name,
-                self.peer,
-                "SPDM",
-                m.name_of(message[1]),
-                len(message),
-                session.session_id if session else None,
-            )
-        )
+        self.observer(message_moved(self.name, self.peer, message, session))
         return message
+
+
+def _as_reject(error: Reject | TeeioError) -> Reject:
+    """Give the refusal of a request that ended with `error`."""
+    if isinstance(error, Reject):
+        return error
+    # What is not the peer's fault is our settings': what was negotiated lacks what the answer needs. No reason to fall silent.
+    peers = isinstance(error, DecodeError | AuthenticationFailed)
+    return Reject(ErrorCode.INVALID_REQUEST if peers else ErrorCode.UNSPECIFIED, str(error))

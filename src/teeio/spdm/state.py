@@ -20,11 +20,11 @@ from teeio.crypto.algorithms import (
     Suite,
 )
 from teeio.crypto.keys import Asym
-from teeio.observe import Observer, SecretDerived, StateChanged, ignore
+from teeio.observe import MessageMoved, Observer, SecretDerived, StateChanged, ignore
 from teeio.spdm.chunking import LargeMessages
 from teeio.spdm.constants import FIRST_SESSION_HALF, Capability, Version
 from teeio.spdm.key_schedule import HandshakeSecrets, KeySchedule
-from teeio.spdm.messages import Facts, NegotiateAlgorithms
+from teeio.spdm.messages import Facts, NegotiateAlgorithms, name_of
 from teeio.spdm.record import RecordKey
 from teeio.spdm.rules import Phase, Place
 
@@ -277,3 +277,9 @@ class Session:
 
     def _tell(self, label: str, value: bytes) -> None:
         self.observer(SecretDerived(label, f"{self.session_id:08x}", value))
+
+
+def message_moved(source: str, target: str, message: bytes, session: Session | None) -> MessageMoved:
+    """Make the event that tells of an SPDM message; one too short to have a code has no name either."""
+    name = name_of(message[1]) if len(message) > 1 else "(short)"
+    return MessageMoved(source, target, "SPDM", name, len(message), session.session_id if session else None)
