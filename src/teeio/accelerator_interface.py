@@ -38,8 +38,6 @@ MAGIC = 0x31434341
 """Value of IDENTITY ("ACC1"); not all ones, so that a device that does not answer is noticed."""
 
 SESSION_KEY_SIZE = 32
-TAG_SIZE = 16
-"""Bytes by which a protected buffer is longer than what it holds."""
 
 
 class Operation(IntEnum):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from teeio.abi.operands import PAGE_SIZE, AddressRange
+from teeio.abi.operands import PAGE_SIZE
 from teeio.attestation import Expectations, NonceRegistry, Policy, Profile, ReferenceValues
 from teeio.crypto.algorithms import MeasurementHash
 from teeio.crypto.entropy import Entropy, SeededEntropy, system_entropy
@@ -33,7 +33,7 @@ from teeio.host.vmm.kvm import GuestMachine
 from teeio.host.vmm.vfio import Unit
 from teeio.host.vmm.vmm import Vmm
 from teeio.observe import Event, MessageMoved, Observer, SecretDerived, StateChanged, fan_out, ignore
-from teeio.pcie.address import Bdf
+from teeio.pcie.address import AddressRange, Bdf
 from teeio.spdm.device_state import DeviceMeasurements
 
 SEEDED_EPOCH = 1_767_225_600.0

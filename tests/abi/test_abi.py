@@ -7,7 +7,7 @@ import typing
 import pytest
 
 from teeio.abi import CALLS, Boundary, Call, CallRefused, HypercallResult, Result, TvmToTsm, TvmToVmm, VmmToTsm
-from teeio.abi.operands import AUTHORITY, Actor, DevifOperation, PageLevel, requester_of
+from teeio.abi.operands import AUTHORITY, Actor, DevifOperation, PageLevel
 from teeio.abi.statuses import PENDING, HypercallError, Status, TdcmStatus
 
 INTERFACES = {Boundary.SEAMCALL: VmmToTsm, Boundary.TDCALL: TvmToTsm, Boundary.HYPERCALL: TvmToVmm}
@@ -113,4 +113,3 @@ def test_results_give_values_or_say_why_not() -> None:
 
 def test_units() -> None:
     assert [level.size for level in PageLevel] == [4096, 2 << 20]
-    assert requester_of(0x0123_4567) == 0x4567

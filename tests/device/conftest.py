@@ -22,10 +22,11 @@ from teeio.pcie.capabilities.express import ExpressCapability, PortType
 from teeio.pcie.capabilities.header import Type1Header
 from teeio.pcie.capabilities.ide import IdeCapability, StreamBlock
 from teeio.pcie.config_space import ConfigSpace
-from teeio.pcie.fabric import Fabric, RootPort
+from teeio.pcie.fabric import Fabric
 from teeio.pcie.ide import Direction as PortDirection
 from teeio.pcie.ide import KeySet as PortKeySet
 from teeio.pcie.ide_port import ProgramResult
+from teeio.pcie.ports import RootPort
 from teeio.pcie.seams import UNSUPPORTED, Reply
 from teeio.pcie.tlp import CompletionStatus, SubStream
 from teeio.tdisp.messages import InterfaceState, LockFlags, LockParameters

@@ -15,7 +15,6 @@ from teeio.accelerator_interface import (
     MAX_LENGTH,
     MAX_RING,
     SESSION_KEY_SIZE,
-    TAG_SIZE,
     AcceleratorRegisters,
     Completion,
     Descriptor,
@@ -26,7 +25,7 @@ from teeio.accelerator_interface import (
     Telemetry,
     protected_transfer,
 )
-from teeio.crypto.aead import AeadKey
+from teeio.crypto.aead import TAG_SIZE, AeadKey
 from teeio.crypto.algorithms import Aead
 from teeio.device.models.accelerator import Accelerator
 from teeio.device.models.model import DmaError

@@ -1,4 +1,4 @@
-"""The device as a whole: units of assignment, seams, resets."""
+"""The device as a whole: functions, seams, resets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from teeio.device.device import UnitKind
 from teeio.errors import Misuse
 from teeio.pcie.address import Bdf
 from teeio.pcie.capabilities.ats import AtsCapability
@@ -27,25 +26,20 @@ UNLOCKED, LOCKED, RUN, ERROR = InterfaceState
 PF, SESSION, STREAM = Bdf(0, 1, 0, 0), 0x11, 5
 
 
-def kinds(rig: Any) -> list[UnitKind]:
-    return [unit.kind for unit in rig.device.assignable()]
-
-
-def test_units_of_assignment(make_rig: Callable[..., Any]) -> None:
-    assert kinds(make_rig(vfs=2)) == [UnitKind.PF, UnitKind.VF, UnitKind.VF]
-    assert kinds(make_rig(vfs=0)) == [UnitKind.DEVICE]
-    assert kinds(make_rig(vfs=0, functions=3)) == [UnitKind.FUNCTION] * 3
-    rig = make_rig(vfs=2)
-    rig.device.pfs[0].sriov.write(8, 2, 0)
-    assert kinds(rig) == [UnitKind.DEVICE]
+def test_vfs_are_present_while_they_are_enabled(make_rig: Callable[..., Any]) -> None:
+    device = make_rig(vfs=2).device
+    assert list(device.present().values()) == [*device.pfs, *device.vfs]
+    device.pfs[0].sriov.write(8, 2, 0)
+    assert list(device.present().values()) == device.pfs
 
 
 @pytest.mark.parametrize("options", [{"vfs": 0}, {"vfs": 0, "functions": 2}, {"vfs": 1}])
-def test_every_unit_can_be_locked_and_run(make_rig: Callable[..., Any], options: dict[str, int]) -> None:
+def test_every_function_can_be_locked_and_run(make_rig: Callable[..., Any], options: dict[str, int]) -> None:
     rig = make_rig(**options).protect()
-    for unit in rig.device.assignable():
-        assert rig.bring(unit.tdi, RUN).state is RUN
-        assert rig.device.hosted()[unit.function.requester_id] is unit.tdi.interface
+    for address in rig.device.present():
+        tdi = rig.device.tdi(address)
+        assert rig.bring(tdi, RUN).state is RUN
+        assert rig.device.hosted()[address.requester_id] is tdi.interface
 
 
 def test_a_whole_device_that_grows_vfs_is_no_longer_what_was_locked(make_rig: Callable[..., Any]) -> None:
@@ -141,7 +135,7 @@ def test_a_conventional_reset_unlocks_and_scrubs_everything(protected: Any, stat
     assert {tdi.state for tdi in tdis} == {UNLOCKED}
     assert not any(secrets(tdi) for tdi in tdis)
     assert not protected.device.port.ide.keyed(STREAM)
-    assert kinds(protected) == [UnitKind.DEVICE]
+    assert list(protected.device.present().values()) == protected.device.pfs
 
 
 def test_a_conventional_reset_ends_sessions_and_forgets_used_keys(protected: Any) -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guest.fake_world import SESSION_KEY, World
+from guest.fake_accelerator import SESSION_KEY
+from guest.fake_world import World
 from teeio.crypto.aead import TAG_SIZE
 from teeio.errors import AuthenticationFailed, Misuse
 from teeio.guest.accept import AssignedInterface
@@ -36,13 +37,6 @@ def meter() -> CostMeter:
 
 def label(sequence: int) -> Label:
     return Label(sequence.to_bytes(12, "little"), b"associated")
-
-
-@pytest.fixture
-def world() -> World:
-    world = World()
-    world.tvm.boot()
-    return world
 
 
 def bounce(world: World, *, protected: bool = True, pool_size: int = POOL) -> tuple[BounceDma, CostMeter]:

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from guest.fake_world import BAR0, SESSION_KEY, SHARED, World
+from guest.fake_accelerator import SESSION_KEY
+from guest.fake_memory import BAR0, SHARED
+from guest.fake_world import World
 from guest.test_dma import meter
 from teeio.abi.operands import PAGE_SIZE
 from teeio.accelerator_interface import (

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guest.fake_world import BAR0, BAR2, BAR4, REQUESTER_ID, World
+from guest.fake_memory import BAR0, BAR2, BAR4, REQUESTER_ID
+from guest.fake_world import World
 from teeio.abi.operands import PAGE_SIZE
 from teeio.accelerator_interface import BAR_SIZE, VECTORS
 from teeio.errors import AuthenticationFailed, Misuse, PeerViolation, TeeioError

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from guest.fake_world import BAR0, INITIAL, RAM, SHARED, Page, World
+from guest.fake_memory import BAR0, INITIAL, RAM, SHARED, Page
+from guest.fake_world import World
 from teeio.abi import CallRefused, EptViolation, HypercallResult
 from teeio.abi.operands import PAGE_SIZE
 from teeio.abi.statuses import Status, TdcmStatus
@@ -12,16 +13,9 @@ from teeio.errors import AuthenticationFailed, Misuse, TransportError
 from teeio.guest.tvm import POLLS, InterruptController, MemoryRegion
 
 
-@pytest.fixture
-def world() -> World:
-    world = World()
-    world.tvm.boot()
-    return world
-
-
 def test_boot_accepts_all_memory(world: World) -> None:
     assert {page.state for page in world.pages.values()} == {"mapped"}
-    assert world.tvm.exits == (RAM.limit - RAM.base) // PAGE_SIZE
+    assert world.tvm.exits == (RAM.end - RAM.start) // PAGE_SIZE
 
 
 def test_huge_pages_are_accepted_at_once_where_they_are() -> None:
@@ -35,7 +29,7 @@ def test_huge_pages_are_accepted_at_once_where_they_are() -> None:
     world.tvm.huge_pages = True
     world.tvm.boot()
     assert {page.state for page in world.pages.values()} == {"mapped"}
-    assert world.tvm.exits == (RAM.limit - RAM.base) // PAGE_SIZE - 2 * 512 + 3  # 3 attempts, one of them in vain
+    assert world.tvm.exits == (RAM.end - RAM.start) // PAGE_SIZE - 2 * 512 + 3  # 3 attempts, one of them in vain
 
 
 def test_memory_is_not_there_before_boot() -> None:
@@ -45,21 +39,21 @@ def test_memory_is_not_there_before_boot() -> None:
 
 def test_a_page_in_use_before_its_acceptance_is_refused() -> None:
     world = World()
-    world.pages[INITIAL.limit].state = "mapped"  # the VMM put a page with contents where none should be
+    world.pages[INITIAL.end].state = "mapped"  # the VMM put a page with contents where none should be
     with pytest.raises(AuthenticationFailed, match="in use before"):
         world.tvm.boot()
 
 
 def test_a_page_that_is_missing_is_refused() -> None:
     world = World()
-    del world.pages[INITIAL.limit]
+    del world.pages[INITIAL.end]
     with pytest.raises(CallRefused) as caught:
         world.tvm.boot()
     assert caught.value.status is Status.EPT_WALK_FAILED
 
 
 def test_the_initial_contents_are_not_allocated(world: World) -> None:
-    assert world.tvm.allocate(PAGE_SIZE).gpa == INITIAL.limit
+    assert world.tvm.allocate(PAGE_SIZE).gpa == INITIAL.end
 
 
 def test_regions_are_read_and_written_in_bounds(world: World) -> None:
@@ -99,7 +93,7 @@ def test_pages_whose_conversion_fails_are_never_used_again(world: World) -> None
     world.refuse.add("tdvmcall_map_gpa")
     with pytest.raises(CallRefused):
         world.tvm.allocate_shared(PAGE_SIZE, 0.0)
-    assert world.tvm.allocate(PAGE_SIZE).gpa == INITIAL.limit + PAGE_SIZE
+    assert world.tvm.allocate(PAGE_SIZE).gpa == INITIAL.end + PAGE_SIZE
 
 
 def test_a_page_that_the_vmm_takes_is_noticed_and_never_accepted_again(world: World) -> None:
@@ -119,7 +113,7 @@ def test_only_memory_in_use_is_private(world: World) -> None:
         (region.gpa, 0),
         (region.gpa, 2 * PAGE_SIZE + 1),
         (BAR0, 1),
-        (RAM.limit - 1, 2),
+        (RAM.end - 1, 2),
         (region.gpa | SHARED, 1),
     ):
         assert not world.tvm.is_private(gpa, size)
@@ -156,5 +150,5 @@ def test_interrupts_are_taken_once_and_bounded() -> None:
 
 
 def test_region_addresses_are_what_a_device_is_given(world: World) -> None:
-    region = MemoryRegion(world.tvm.processor, INITIAL.base, PAGE_SIZE, shared=False)
-    assert region.gpa == INITIAL.base
+    region = MemoryRegion(world.tvm.processor, INITIAL.start, PAGE_SIZE, shared=False)
+    assert region.gpa == INITIAL.start

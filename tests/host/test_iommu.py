@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from teeio.abi.operands import GPA_SHARED_BIT, PAGE_SIZE, AddressRange, Invalidation, PageLevel
+from teeio.abi.operands import GPA_SHARED_BIT, PAGE_SIZE, Invalidation, PageLevel
 from teeio.abi.statuses import Status
 from teeio.crypto.entropy import SeededEntropy
 from teeio.errors import Misuse, Reject
@@ -25,6 +25,7 @@ from teeio.host.iommu import (
 from teeio.host.memory import SHARED, TSM, PhysicalMemory
 from teeio.host.secure_ept import MmioMetadata, SecureEpt, SharedEpt
 from teeio.observe import Event, Refused
+from teeio.pcie.address import AddressRange
 
 RID = 0x0100
 GPA = 0x10_0000

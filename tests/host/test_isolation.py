@@ -11,12 +11,13 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from teeio.abi.operands import GPA_SHARED_BIT, PAGE_SIZE, AddressRange, Invalidation, PageLevel
+from teeio.abi.operands import GPA_SHARED_BIT, PAGE_SIZE, Invalidation, PageLevel
 from teeio.crypto.entropy import SeededEntropy
 from teeio.errors import Reject
 from teeio.host.iommu import Domain, Fault, Iommu
 from teeio.host.memory import FREE, SHARED, TSM, MemoryPoisoned, PhysicalMemory
 from teeio.host.secure_ept import TRANSLATES, MmioMetadata, SecureEpt, SharedEpt
+from teeio.pcie.address import AddressRange
 
 PAGES = 5
 GUEST_PAGES = 2

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-
 from host_machine import MEMORY, NOW, Guest, Host
 from teeio.abi import hypercalls as v
 from teeio.abi import tdcalls as g
@@ -31,22 +27,6 @@ from teeio.tdisp.messages import InterfaceState
 RING, DONE, SOURCE, TARGET = (page * PAGE_SIZE for page in (2, 3, 4, 5))
 SECRET = b"the TVM's secret" * 16
 VECTOR = 0x41
-
-
-@pytest.fixture(scope="module")
-def _host() -> Host:
-    return Host()
-
-
-@pytest.fixture
-def host(_host: Host) -> Iterator[Host]:
-    """A connected host; afterwards all that was lent is back, and nothing undeclared has happened."""
-    before = _host.memory.accounting()
-    yield _host
-    for machine in list(_host.vmm.kvm.machines.values()):
-        _host.vmm.kvm.destroy(machine, NOW)
-    assert _host.memory.accounting() == before
-    _host.check_declared()
 
 
 def write(guest: Guest, register: Register, *, shared: bool = False, **fields: int) -> None:

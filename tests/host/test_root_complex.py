@@ -2,16 +2,16 @@
 
 import pytest
 
-from teeio.abi.operands import GPA_SHARED_BIT, PAGE_SIZE, AddressRange, PageLevel
+from teeio.abi.operands import GPA_SHARED_BIT, PAGE_SIZE, PageLevel
 from teeio.crypto.entropy import SeededEntropy
 from teeio.errors import Misuse
 from teeio.host.iommu import Domain, Iommu
 from teeio.host.memory import PhysicalMemory
-from teeio.host.root_complex import ECAM, INTERRUPTS, RESERVED, Interrupt, RootComplex
+from teeio.host.root_complex import INTERRUPTS, RESERVED, Interrupt, RootComplex
 from teeio.host.secure_ept import MmioMetadata, SecureEpt, SharedEpt
 from teeio.ide_km.messages import Direction, KeySet, key_slots
 from teeio.observe import Event, Refused
-from teeio.pcie.address import Bdf
+from teeio.pcie.address import AddressRange, Bdf
 from teeio.pcie.capabilities.ide import IdeCapability
 from teeio.pcie.seams import ABORTED, UNSUPPORTED
 from teeio.pcie.tlp import CompletionStatus
@@ -20,7 +20,7 @@ ROOT = Bdf(0, 0, 1, 0)
 RID = 0x0100
 GPA = 0x4000
 STREAM = 7
-MMIO = AddressRange(1 << 40, (1 << 40) + (2 << 20))
+MMIO = AddressRange(1 << 40, 2 << 20)
 
 
 class Bench:
@@ -99,11 +99,11 @@ def test_interrupts_are_delivered_without_trust_only(bench: Bench) -> None:
     seen: list[Interrupt] = []
     bench.root_complex.vmm.deliver_interrupts(seen.append)
     message = (5).to_bytes(4, "little")
-    assert bench.ingress.dma_write(RID, INTERRUPTS.base + 0x10, message, False) is CompletionStatus.SC
-    assert seen == [Interrupt(RID, INTERRUPTS.base + 0x10, 5)]
-    assert bench.ingress.dma_write(RID, INTERRUPTS.base, message, True, STREAM) is CompletionStatus.UR
-    assert bench.ingress.dma_write(RID, INTERRUPTS.base, message * 2, False) is CompletionStatus.UR
-    assert bench.ingress.dma_read(RID, INTERRUPTS.base, 4, False) == UNSUPPORTED
+    assert bench.ingress.dma_write(RID, INTERRUPTS.start + 0x10, message, False) is CompletionStatus.SC
+    assert seen == [Interrupt(RID, INTERRUPTS.start + 0x10, 5)]
+    assert bench.ingress.dma_write(RID, INTERRUPTS.start, message, True, STREAM) is CompletionStatus.UR
+    assert bench.ingress.dma_write(RID, INTERRUPTS.start, message * 2, False) is CompletionStatus.UR
+    assert bench.ingress.dma_read(RID, INTERRUPTS.start, 4, False) == UNSUPPORTED
     assert len(seen) == 1
 
 
@@ -122,9 +122,9 @@ def test_the_vmm_cannot_write_the_ide_registers_of_a_root_port(bench: Bench) -> 
 def test_what_nobody_answers_reads_as_all_ones(bench: Bench) -> None:
     bus = bench.root_complex.vmm
     assert bus.config_read(Bdf(0, 9, 0, 0), 0, 4) == 0xFFFF_FFFF
-    assert bus.mmio_read(MMIO.base, 4) == b"\xff" * 4
-    bus.mmio_write(MMIO.base, b"lost")
-    assert bench.root_complex.mmio_read(MMIO.base, 8, t_bit=True) == b"\xff" * 8
+    assert bus.mmio_read(MMIO.start, 4) == b"\xff" * 4
+    bus.mmio_write(MMIO.start, b"lost")
+    assert bench.root_complex.mmio_read(MMIO.start, 8, t_bit=True) == b"\xff" * 8
 
 
 def test_the_platform_describes_itself(bench: Bench) -> None:
@@ -138,7 +138,7 @@ def test_the_platform_describes_itself(bench: Bench) -> None:
 
 
 def test_memory_ends_below_the_registers() -> None:
-    memory = PhysicalMemory(ECAM.base + PAGE_SIZE, SeededEntropy(b"large"))
+    memory = PhysicalMemory(RESERVED.start + PAGE_SIZE, SeededEntropy(b"large"))
     with pytest.raises(Misuse, match="memory of 0xe0001000 bytes"):
         RootComplex(memory, {})
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from teeio.abi.operands import GPA_SHARED_BIT, PAGE_SIZE, AddressRange, PageLevel
+from teeio.abi.operands import GPA_SHARED_BIT, PAGE_SIZE, PageLevel
 from teeio.abi.statuses import Status
 from teeio.crypto.entropy import SeededEntropy
 from teeio.errors import Misuse, Reject
@@ -20,6 +20,7 @@ from teeio.host.secure_ept import (
     SeptState,
     SharedEpt,
 )
+from teeio.pcie.address import AddressRange
 
 BAR = 0x40_0000_0000
 GPA = 0x20_0000
@@ -198,7 +199,7 @@ def test_unaligned_physical_addresses_and_short_contents_are_refused() -> None:
 
 
 def test_mmio_metadata_stays_out_of_memory_and_below_nothing() -> None:
-    mmio = MmioMetadata((AddressRange(BAR + 0x1000, BAR + 0x2000),))
+    mmio = MmioMetadata((AddressRange(BAR + 0x1000, 0x1000),))
     with refused(Status.OPERAND_ADDR_RANGE_ERROR):
         mmio.add(BAR, 0)
     for bad in (0xFEE0_0000, BAR + PAGE_SIZE):

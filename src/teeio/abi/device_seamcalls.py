@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from teeio.abi.declaration import Boundary, call
 from teeio.abi.operands import (
-    AddressRange,
     DevifOperation,
     FunctionId,
     KmOperation,
@@ -22,6 +21,7 @@ from teeio.abi.operands import (
     SpdmOperation,
 )
 from teeio.abi.statuses import Status
+from teeio.pcie.address import AddressRange
 
 SEAMCALL = Boundary.SEAMCALL
 

@@ -8,6 +8,8 @@ from enum import Enum, IntEnum
 from types import MappingProxyType
 from typing import TypeAlias
 
+from teeio.pcie.address import AddressRange
+
 PAGE_SIZE = 4096
 """The unit of ownership and of mapping, in bytes."""
 
@@ -18,13 +20,14 @@ width)."""
 PRIVATE_MMIO_BASE = 1 << 32
 """Private MMIO lies above 4 GiB only (TDX Connect Device Guide, appendix A)."""
 
+ECAM = AddressRange(0xE000_0000, 0x1000_0000)
+"""Where configuration space lies in the address space, a TVM's too."""
+
+MESSAGE_ADDRESS = 0xFEE0_0000
+"""Where message-signalled interrupts go, from there on 1 MiB (Intel SDM 3A, 12.11)."""
+
 FunctionId: TypeAlias = int
 """FUNCTION_ID of TDISP: 15:0 requester id, 23:16 segment, 24 segment valid. The handle of a device interface."""
-
-
-def requester_of(function_id: FunctionId) -> int:
-    """Give the requester id (bus, device, function) of a FUNCTION_ID."""
-    return function_id & 0xFFFF
 
 
 class Actor(Enum):
@@ -93,14 +96,6 @@ class Invalidation(IntEnum):
 
     REQUESTER = 0
     DOMAIN = 1
-
-
-@dataclass(frozen=True, slots=True)
-class AddressRange:
-    """Bytes from `base` up to, not including, `limit`."""
-
-    base: int
-    limit: int
 
 
 @dataclass(frozen=True, slots=True)

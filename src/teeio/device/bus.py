@@ -12,7 +12,7 @@ from teeio.device.models.model import DmaError
 from teeio.device.tdi import Tdi
 from teeio.observe import Observer, Refused, ignore
 from teeio.pcie.address import Bdf
-from teeio.pcie.fabric import EndpointPort
+from teeio.pcie.ports import EndpointPort
 from teeio.pcie.seams import Dma, Interrupts
 from teeio.pcie.tlp import CompletionStatus, memory_read
 from teeio.pcie.transfer import pieces

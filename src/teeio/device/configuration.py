@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from teeio.device.function import Function, FunctionKind, physical_space, sriov, virtual_space
+from teeio.device.function import Function, physical_space, sriov, virtual_space
 from teeio.device.identity import Manufacture
 from teeio.device.models.accelerator import Accelerator
 from teeio.device.models.model import FunctionModel
 from teeio.errors import Misuse
-from teeio.pcie.address import Bdf
+from teeio.pcie.address import FUNCTIONS, Bdf
 from teeio.pcie.config_space import ExtendedCapability
 from teeio.spdm.device_state import Identity
 from teeio.spdm.state import RESPONDER_CAPABILITIES, Settings
@@ -18,8 +18,6 @@ from teeio.spdm.vendor import VendorProtocol
 from teeio.tdisp.interface import InterfacePolicy
 from teeio.tdisp.messages import LockFlags, MessageType
 from teeio.tdisp.responder import DsmCapabilities
-
-MAX_FUNCTIONS = 8
 
 OPTIONAL_REQUESTS = frozenset(
     {
@@ -68,8 +66,8 @@ class Configuration:
 
 def build_functions(c: Configuration, dsm: Sequence[ExtendedCapability]) -> tuple[list[Function], list[Function]]:
     """Make the physical functions and the VFs; `dsm` are the capabilities of the DSM, which function 0 gets."""
-    if not 1 <= c.functions <= MAX_FUNCTIONS:
-        raise Misuse(f"{c.functions} physical functions; there can be 1 to {MAX_FUNCTIONS}")
+    if not 1 <= c.functions <= FUNCTIONS:
+        raise Misuse(f"{c.functions} physical functions; there can be 1 to {FUNCTIONS}")
     pci = c.manufacture.pci
     pfs = []
     for number in range(c.functions):
@@ -78,10 +76,9 @@ def build_functions(c: Configuration, dsm: Sequence[ExtendedCapability]) -> tupl
         if number == 0 and c.vfs:
             extended.append(sriov(pci, model, c.vfs, c.first_vf_offset, c.vf_stride))
         space = physical_space(pci, model, multi_function=c.functions > 1, extended=extended)
-        kind = FunctionKind.PF if number == 0 and c.vfs else FunctionKind.PLAIN
-        pfs.append(Function(kind, number, space, model))
+        pfs.append(Function(number, space, model))
     vfs = []
     for number in range(c.vfs):
         model = c.model()
-        vfs.append(Function(FunctionKind.VF, number, virtual_space(pci, model), model, parent=pfs[0]))
+        vfs.append(Function(number, virtual_space(pci, model), model, parent=pfs[0]))
     return pfs, vfs

@@ -1,7 +1,7 @@
 """A PCIe device with TDIs: function 0 with DOE, IDE and SR-IOV, its VFs, and the DSM behind the mailbox.
 
 It implements the seams of `pcie.seams` that a device implements, and reaches the host through the two that it is given;
-by default both are its own port, which stands at the end of a link (`pcie.fabric`). Time comes from outside through
+by default both are its own port, which stands at the end of a link (`pcie.ports`). Time comes from outside through
 `advance`.
 
 Left out: several ports in use, Flow-Through IDE, I/O space, expansion ROMs, enhanced allocation.
@@ -10,15 +10,14 @@ Left out: several ports in use, Flow-Through IDE, I/O space, expansion ROMs, enh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 
 from teeio.attestation.device_mode import DebugMode
 from teeio.crypto.entropy import Entropy
 from teeio.device.bus import FunctionBus
 from teeio.device.configuration import Configuration, build_functions
 from teeio.device.dsm import Dsm, HostedTdisp
-from teeio.device.function import Function, FunctionKind
+from teeio.device.function import Function
 from teeio.device.identity import Firmware, Manufacturer, measured
 from teeio.device.key_port import DeviceKeyPort
 from teeio.device.tdi import Tdi
@@ -34,9 +33,9 @@ from teeio.pcie.capabilities.ide import IdeCapability
 from teeio.pcie.config_space import Functions
 from teeio.pcie.doe import DoeBinding
 from teeio.pcie.doe_mailbox import DoeMailbox
-from teeio.pcie.fabric import EndpointPort
 from teeio.pcie.ide_port import IdePort, InsecureCause
 from teeio.pcie.link import Link
+from teeio.pcie.ports import EndpointPort
 from teeio.pcie.registers import Register
 from teeio.pcie.seams import DONE, UNSUPPORTED, Dma, Interrupts, Reply, ResetKind
 from teeio.pcie.tlp import PAGE, CompletionStatus, Tlp, TlpType
@@ -48,24 +47,6 @@ from teeio.tdisp.states import Event
 
 DOE_LIMIT = 1 << 16
 """Bytes of a data object that the mailbox takes."""
-
-
-class UnitKind(Enum):
-    """What can be assigned to a TVM."""
-
-    DEVICE = "whole device"
-    FUNCTION = "function without SR-IOV"
-    PF = "physical function"
-    VF = "virtual function"
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """A unit of assignment: its kind, the function that TDISP names it by, and its TDI."""
-
-    kind: UnitKind
-    function: Bdf
-    tdi: Tdi
 
 
 class Device:
@@ -223,15 +204,6 @@ class Device:
         if found is None:
             raise Misuse(f"{function} does not exist", remedy=f"there is {', '.join(map(str, self.present()))}")
         return self.tdis[found]
-
-    def assignable(self) -> list[Unit]:
-        """List what can be assigned now: the whole device if function 0 is all there is, else each function."""
-        present = self.present()
-        kinds = {FunctionKind.PLAIN: UnitKind.FUNCTION, FunctionKind.PF: UnitKind.PF, FunctionKind.VF: UnitKind.VF}
-        return [
-            Unit(UnitKind.DEVICE if len(present) == 1 else kinds[function.kind], address, self.tdis[function])
-            for address, function in present.items()
-        ]
 
     def hosted(self) -> dict[int, Interface]:
         """Give the interfaces by FUNCTION_ID, with and without the segment, as functions exist now."""

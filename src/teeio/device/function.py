@@ -6,7 +6,6 @@ The MSI-X table and pending bits have a BAR of their own, a page each, so that l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum
 
 from teeio.crypto.certificates import PciIdentity
 from teeio.device.models.model import FunctionModel, Region
@@ -29,26 +28,16 @@ MSIX_PENDING = Region("MSI-X pending bits", MSIX_BAR, PAGE_SIZE, PAGE_SIZE, Rang
 D3HOT = 3
 
 
-class FunctionKind(Enum):
-    """What a function is to SR-IOV."""
-
-    PLAIN = "function without SR-IOV"
-    PF = "physical function"
-    VF = "virtual function"
-
-
 class Function:
     """A function: `number` is its distance from function 0; a VF's, its place among the VFs of `parent`."""
 
     def __init__(
         self,
-        kind: FunctionKind,
         number: int,
         space: ConfigSpace,
         model: FunctionModel,
         parent: Function | None = None,
     ) -> None:
-        self.kind = kind
         self.number = number
         self.space = space
         self.model = model

@@ -10,24 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from teeio.abi.operands import ECAM, MESSAGE_ADDRESS
 from teeio.errors import PeerViolation
 from teeio.guest.mmio import MmioWindow, request_mmio
 from teeio.guest.tvm import Tvm
-from teeio.pcie.address import AddressRange, Bdf
+from teeio.pcie.address import DEVICES, FUNCTIONS, AddressRange, Bdf
 from teeio.pcie.capabilities.bar import MAX_BARS
 from teeio.pcie.capabilities.express import ExpressCapability
-from teeio.pcie.capabilities.header import ABSENT_ID, CommonHeader
+from teeio.pcie.capabilities.header import ABSENT_ID, BARS_AT, CommonHeader
 from teeio.pcie.capabilities.msix import ENTRY_SIZE, MsixCapability, MsixMessage, MsixTable
-from teeio.pcie.config_space import FIRST_CAPABILITY, SPACE_SIZE
+from teeio.pcie.config_space import FIRST_CAPABILITY, MAX_CAPABILITIES, SPACE_SIZE
 from teeio.pcie.registers import Register
-
-DEVICES = 32
-FUNCTIONS = 8
-BARS_AT = 0x10
-MAX_CAPABILITIES = 48
-"""Capabilities of 4 bytes that fit between 40h and FFh: a longer list is a loop."""
-MESSAGE_ADDRESS = 0xFEE0_0000
-"""Where an MSI goes on this architecture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +53,7 @@ class ConfigWindow:
 
     def __init__(self, tvm: Tvm, function: Bdf) -> None:
         self._tvm = tvm
-        self._base = tvm.ecam + (function.requester_id << 12)
+        self._base = ECAM.start + (function.requester_id << 12)
 
     def read(self, offset: int, size: int, now: float) -> int:
         """Read 1, 2 or 4 bytes."""

@@ -15,12 +15,13 @@ from typing import Any, TypeVar
 from teeio.abi.declaration import CALLS, HypercallResult, Result
 from teeio.abi.hypercalls import TdvmcallMapGpa
 from teeio.abi.interfaces import Processor, TvmToTsm, TvmToVmm
-from teeio.abi.operands import GPA_SHARED_BIT, PAGE_SIZE, AddressRange, PageLevel
+from teeio.abi.operands import GPA_SHARED_BIT, PAGE_SIZE, PageLevel
 from teeio.abi.statuses import Status, TdcmStatus
 from teeio.abi.tdcalls import TdgMemPageAccept
 from teeio.crypto.entropy import Entropy
 from teeio.errors import AuthenticationFailed, Misuse, TransportError
 from teeio.observe import Observer, ignore
+from teeio.pcie.address import AddressRange
 
 C = TypeVar("C")
 V = TypeVar("V")
@@ -87,8 +88,8 @@ class Tvm:
     """One TVM.
 
     `memory` is its RAM, `initial` the part that was there before it started; with `huge_pages` it looks
-    for mappings of 2 MiB, too. `ecam` is the guest address of its PCI configuration space, `halt` gives the processor
-    away until something may have happened. `exits` counts the calls that leave the TVM.
+    for mappings of 2 MiB, too. `halt` gives the processor away until something may have happened. `exits` counts the
+    calls that leave the TVM.
     """
 
     def __init__(
@@ -101,25 +102,23 @@ class Tvm:
         *,
         initial: Sequence[AddressRange] = (),
         huge_pages: bool = False,
-        ecam: int = 0xE000_0000,
         halt: Callable[[], object] = lambda: None,
         observer: Observer = ignore,
     ) -> None:
-        if memory.base % PAGE_SIZE or memory.limit % PAGE_SIZE or not 0 <= memory.base < memory.limit <= GPA_SHARED_BIT:
-            raise Misuse(f"memory from {memory.base:#x} to {memory.limit:#x}", remedy="give whole private pages")
+        if memory.start % PAGE_SIZE or memory.size % PAGE_SIZE or not 0 <= memory.start < memory.end <= GPA_SHARED_BIT:
+            raise Misuse(f"memory from {memory.start:#x} to {memory.end:#x}", remedy="give whole private pages")
         self.tsm = tsm
         self.vmm = vmm
         self.processor = processor
         self.entropy = entropy
         self.memory = memory
         self.huge_pages = huge_pages
-        self.ecam = ecam
         self.halt = halt
         self.observer = observer
         self.interrupts = InterruptController()
         self.exits = 0
         self._initial = tuple(initial)
-        self._pages = bytearray([_UNACCEPTED]) * ((memory.limit - memory.base) // PAGE_SIZE)
+        self._pages = bytearray([_UNACCEPTED]) * (memory.size // PAGE_SIZE)
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
@@ -148,8 +147,8 @@ class Tvm:
 
     def boot(self) -> None:
         """Accept all of the TVM's memory. Raises `CallRefused`, `AuthenticationFailed`."""
-        gpa = self.memory.base
-        while gpa < self.memory.limit:
+        gpa = self.memory.start
+        while gpa < self.memory.end:
             gpa += self._accept_largest(gpa)
 
     def allocate(self, size: int) -> MemoryRegion:
@@ -180,21 +179,21 @@ class Tvm:
 
     def is_private(self, gpa: int, size: int) -> bool:
         """Tell whether all these bytes are accepted private memory in use."""
-        if size <= 0 or not self.memory.base <= gpa < gpa + size <= self.memory.limit:
+        if size <= 0 or not self.memory.holds(gpa, size):
             return False
         first, end = self._index(gpa), self._index(gpa + size - 1) + 1
         return not self._pages[first:end].translate(None, bytes([_USED]))
 
     def overlaps_memory(self, gpa: int, size: int) -> bool:
         """Tell whether these guest addresses touch the TVM's RAM."""
-        return gpa < self.memory.limit and self.memory.base < gpa + size
+        return self.memory.overlaps(AddressRange(gpa, size))
 
     # -- how --------------------------------------------------------------------------------------------------------
 
     def _accept_largest(self, gpa: int) -> int:
         """Accept 2 MiB if they are one mapping, else 4 KiB; give the bytes that were accepted."""
         large = PageLevel.PAGE_2M
-        if self.huge_pages and gpa % large.size == 0 and gpa + large.size <= self.memory.limit:
+        if self.huge_pages and gpa % large.size == 0 and self.memory.holds(gpa, large.size):
             self.exits += 1
             result = self.tsm.tdg_mem_page_accept(TdgMemPageAccept(gpa=gpa, level=large))
             if result.status is Status.SUCCESS:
@@ -210,7 +209,7 @@ class Tvm:
         already = result.status is Status.PAGE_ALREADY_ACCEPTED
         if not already:
             result.require(name_of_call(call))
-        elif not any(area.base <= gpa < area.limit for area in self._initial):
+        elif not any(area.holds(gpa) for area in self._initial):
             raise AuthenticationFailed(
                 f"the page at {gpa:#x} is in use before the TVM has accepted it",
                 remedy="its contents are not the TVM's: do not boot",
@@ -227,7 +226,7 @@ class Tvm:
         if first < 0:
             raise Misuse(f"no {size} bytes of free memory", remedy="boot the TVM first, or give it more memory")
         self._pages[first : first + pages] = bytes([mark]) * pages
-        return self.memory.base + first * PAGE_SIZE
+        return self.memory.start + first * PAGE_SIZE
 
     def _region(self, gpa: int, size: int, *, shared: bool) -> MemoryRegion:
         return MemoryRegion(self.processor, gpa, -(-size // PAGE_SIZE) * PAGE_SIZE, shared)
@@ -243,7 +242,7 @@ class Tvm:
         self._set(region.gpa, region.size, mark)
 
     def _index(self, gpa: int) -> int:
-        return (gpa - self.memory.base) // PAGE_SIZE
+        return (gpa - self.memory.start) // PAGE_SIZE
 
 
 def _complete(call: object, values: V) -> V:

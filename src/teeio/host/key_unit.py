@@ -7,14 +7,13 @@ port transmits with.
 
 from __future__ import annotations
 
-from teeio.abi.operands import AddressRange
 from teeio.ide_km.messages import Direction, KeySet, KeySlot, key_slots
 from teeio.pcie import ide as pcie_ide
-from teeio.pcie.address import Bdf
+from teeio.pcie.address import AddressRange, Bdf
 from teeio.pcie.capabilities.ide import StreamBlock
-from teeio.pcie.fabric import RootPort
 from teeio.pcie.ide_key import FIRST_INVOCATION
 from teeio.pcie.ide_port import ProgramResult
+from teeio.pcie.ports import RootPort
 from teeio.pcie.registers import Register
 from teeio.pcie.tlp import SubStream
 
@@ -54,13 +53,13 @@ class KeyUnit:
             return False
         block = free[0]
         first, second, third = block.addresses[0]
-        limit = memory.limit - MEGABYTE
+        limit = memory.end - MEGABYTE
         if block.rid is not None:  # every Selective block has one
             _write(block, block.rid[0], limit=requesters.stop - 1)
             _write(block, block.rid[1], valid=1, base=requesters.start, segment=self.function.segment)
         _write(block, second, limit=limit >> 32)
-        _write(block, third, base=memory.base >> 32)
-        _write(block, first, valid=1, base=memory.base >> 20 & 0xFFF, limit=limit >> 20 & 0xFFF)
+        _write(block, third, base=memory.start >> 32)
+        _write(block, first, valid=1, base=memory.start >> 20 & 0xFFF, limit=limit >> 20 & 0xFFF)
         _write(block, block.control, stream_id=stream_id)
         self._claimed[stream_id] = block
         return True

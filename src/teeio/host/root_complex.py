@@ -17,35 +17,33 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
-from teeio.abi.operands import AddressRange
+from teeio.abi.operands import ECAM, MESSAGE_ADDRESS
 from teeio.errors import Misuse
 from teeio.host.iommu import Fault, Iommu, LegacyTables
 from teeio.host.key_unit import KeyUnit
 from teeio.host.memory import MemoryPoisoned, MemoryView, OwnerId, PhysicalMemory
 from teeio.observe import Observer, Refused, ignore
-from teeio.pcie.address import Bdf
+from teeio.pcie.address import AddressRange, Bdf
 from teeio.pcie.capabilities.aer import AerCapability
 from teeio.pcie.capabilities.express import ExpressCapability, PortType
 from teeio.pcie.capabilities.header import Type1Header
 from teeio.pcie.capabilities.ide import IdeCapability
 from teeio.pcie.config_space import ConfigSpace
-from teeio.pcie.fabric import Fabric, RootPort
+from teeio.pcie.fabric import Fabric
+from teeio.pcie.ports import RootPort
 from teeio.pcie.seams import ABORTED, UNSUPPORTED, Reply
 from teeio.pcie.tlp import CompletionStatus
 
-ECAM = AddressRange(0xE000_0000, 0xF000_0000)
-"""Where configuration space lies in the address space."""
-
-LOW_DEVICE_MEMORY = AddressRange(0xF000_0000, 0xFE00_0000)
+LOW_DEVICE_MEMORY = AddressRange(ECAM.end, 0x0E00_0000)
 """Where 32-bit BARs may lie."""
 
-INTERRUPTS = AddressRange(0xFEE0_0000, 0xFEF0_0000)
-"""Memory writes of devices to these addresses are interrupts (Intel SDM 3A, 12.11)."""
+INTERRUPTS = AddressRange(MESSAGE_ADDRESS, 1 << 20)
+"""Memory writes of devices to these addresses are interrupts."""
 
-DEVICE_MEMORY = AddressRange(1 << 40, 1 << 41)
+DEVICE_MEMORY = AddressRange(1 << 40, 1 << 40)
 """Where 64-bit BARs may lie."""
 
-RESERVED = AddressRange(0xE000_0000, 1 << 32)
+RESERVED = AddressRange(ECAM.start, (1 << 32) - ECAM.start)
 """Configuration space, the registers of IOMMUs and root complex, interrupts: memory ends below it."""
 
 ROOT_PORT_VENDOR, ROOT_PORT_DEVICE = 0x8086, 0x0DB0
@@ -86,7 +84,7 @@ class Ingress:
 
     def dma_read(self, requester_id: int, address: int, size: int, t_bit: bool, stream_id: int | None = None) -> Reply:
         """Read memory for a device: UR without a translation, CA if the page was tampered with."""
-        if not self._trustworthy(requester_id, t_bit, stream_id) or _is_interrupt(address):
+        if not self._trustworthy(requester_id, t_bit, stream_id) or INTERRUPTS.holds(address):
             return UNSUPPORTED
         found = self.iommu.translate(requester_id, address, size, write=False, t_bit=t_bit)
         if isinstance(found, Fault):
@@ -103,7 +101,7 @@ class Ingress:
         """Write memory for a device, or raise an interrupt; the status is for error logs, writes are posted."""
         if not self._trustworthy(requester_id, t_bit, stream_id):
             return CompletionStatus.UR
-        if _is_interrupt(address):
+        if INTERRUPTS.holds(address):
             return self._interrupt(requester_id, address, data, t_bit)
         found = self.iommu.translate(requester_id, address, len(data), write=True, t_bit=t_bit)
         if isinstance(found, Fault):
@@ -143,16 +141,12 @@ class Ingress:
         return self._views[owner]
 
 
-def _is_interrupt(address: int) -> bool:
-    return INTERRUPTS.base <= address < INTERRUPTS.limit
-
-
 class RootComplex:
     """One segment of root ports above memory; `iommus` by the id that calls use."""
 
     def __init__(self, memory: PhysicalMemory, iommus: Mapping[int, Iommu], observer: Observer = ignore) -> None:
-        if memory.size > RESERVED.base:
-            raise Misuse(f"memory of {memory.size:#x} bytes", remedy=f"{RESERVED.base:#x} fit below the registers")
+        if memory.size > RESERVED.start:
+            raise Misuse(f"memory of {memory.size:#x} bytes", remedy=f"{RESERVED.start:#x} fit below the registers")
         self.fabric = Fabric()
         self.iommus = dict(iommus)
         self.key_units: dict[int, KeyUnit] = {}

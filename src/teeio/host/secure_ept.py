@@ -20,10 +20,11 @@ from enum import Enum
 from types import MappingProxyType
 from typing import NamedTuple
 
-from teeio.abi.operands import GPA_SHARED_BIT, PAGE_SIZE, PRIVATE_MMIO_BASE, AddressRange, FunctionId, PageLevel
+from teeio.abi.operands import GPA_SHARED_BIT, PAGE_SIZE, PRIVATE_MMIO_BASE, FunctionId, PageLevel
 from teeio.abi.statuses import Status
 from teeio.errors import Misuse, Reject
 from teeio.host.memory import OwnerId, PhysicalMemory
+from teeio.pcie.address import AddressRange
 
 
 class SeptState(Enum):
@@ -309,7 +310,7 @@ class MmioMetadata:
         size = PageLevel.PAGE_2M.size
         if mmio % size or mmio < PRIVATE_MMIO_BASE:
             raise Reject(Status.OPERAND_INVALID, f"{mmio:#x} is not 2 MiB aligned above 4 GiB, where private MMIO lies")
-        if any(mmio < area.limit and area.base < mmio + size for area in self._forbidden):
+        if any(area.overlaps(AddressRange(mmio, size)) for area in self._forbidden):
             raise Reject(
                 Status.OPERAND_ADDR_RANGE_ERROR, f"{mmio:#x} overlaps memory, configuration space or registers"
             )

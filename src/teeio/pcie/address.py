@@ -11,7 +11,11 @@ from dataclasses import dataclass
 from teeio.errors import Misuse
 
 _TEXT = re.compile(r"(?:([0-9a-f]{4}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])", re.IGNORECASE)
-_LIMITS = (("segment", 0xFFFF), ("bus", 0xFF), ("device", 0x1F), ("function", 0x7))
+DEVICES = 32
+"""Devices of a bus."""
+FUNCTIONS = 8
+"""Functions of a device."""
+_LIMITS = (("segment", 0xFFFF), ("bus", 0xFF), ("device", DEVICES - 1), ("function", FUNCTIONS - 1))
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -28,8 +32,8 @@ class Bdf:
         if (
             0 <= self.segment <= 0xFFFF
             and 0 <= self.bus <= 0xFF
-            and 0 <= self.device <= 0x1F
-            and 0 <= self.function <= 7
+            and 0 <= self.device < DEVICES
+            and 0 <= self.function < FUNCTIONS
         ):
             return
         for name, limit in _LIMITS:

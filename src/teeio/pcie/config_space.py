@@ -18,6 +18,9 @@ from teeio.pcie.registers import Access, Block, OnWrite, Register, bits
 SPACE_SIZE = 4096
 FIRST_CAPABILITY = 0x40
 FIRST_EXTENDED = 0x100
+MAX_CAPABILITIES = (FIRST_EXTENDED - FIRST_CAPABILITY) // 4
+MAX_EXTENDED = (SPACE_SIZE - FIRST_EXTENDED) // 4
+"""Capabilities that fit in the space for them: a longer list is a loop."""
 
 
 def all_ones(size: int) -> int:

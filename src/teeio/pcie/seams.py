@@ -1,6 +1,6 @@
 """The five seams between a device and what lies outside: configuration space, BARs, DMA, interrupts, reset.
 
-The software platform joins them over a link (`fabric`); an emulator of a whole machine calls and offers the very same
+The software platform joins them over a link (`ports`); an emulator of a whole machine calls and offers the very same
 ones. A device implements `ConfigAccess`, `BarAccess` and `Resettable`, and is given a `Dma` and an `Interrupts`.
 """
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from teeio.accelerator_interface import Operation
 from teeio.guest.cost import CostMeter
 from teeio.guest.driver import DeviceLost
-from teeio.host.vmm.bus import VF_BARS_AT, PciFunction
+from teeio.host.vmm.bus import PciFunction
 from teeio.host.vmm.vfio import UnitKind
-from teeio.pcie.capabilities.sriov import SriovCapability
+from teeio.pcie.capabilities.sriov import VF_BARS_AT, SriovCapability
 from teeio.platform import Platform
 from teeio.scenarios.journal import Journal
 from teeio.scenarios.scenario import Outcome, Scenario

@@ -14,7 +14,6 @@ from host_machine import NOW, Guest, Host
 from teeio.abi import CALLS, Boundary, Call
 from teeio.abi.operands import (
     PAGE_SIZE,
-    AddressRange,
     DevifOperation,
     Invalidation,
     KmOperation,
@@ -24,9 +23,12 @@ from teeio.abi.operands import (
 )
 from teeio.abi.statuses import PENDING, Status
 from teeio.host.root_complex import DEVICE_MEMORY
+from teeio.pcie.address import AddressRange
 
 NUMBERS = st.one_of(
-    st.sampled_from([0, 1, 2, 3, 0x100, 0x108, 0x109, 0x1000, 0x7000, DEVICE_MEMORY.base, 1 << 51, 1 << 63, -1, -4096]),
+    st.sampled_from(
+        [0, 1, 2, 3, 0x100, 0x108, 0x109, 0x1000, 0x7000, DEVICE_MEMORY.start, 1 << 51, 1 << 63, -1, -4096]
+    ),
     st.integers(0, 600).map(lambda page: page * PAGE_SIZE),
     st.integers(-(1 << 70), 1 << 70),
 )

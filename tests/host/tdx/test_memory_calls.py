@@ -266,25 +266,25 @@ def test_mmio_metadata_is_for_device_memory_above_4_gib(bench: Bench) -> None:
     module, page = bench.module, bench.vmm.allocate()
     for mmio, status in (
         (0, Status.OPERAND_INVALID),
-        (DEVICE_MEMORY.base + PAGE_SIZE, Status.OPERAND_INVALID),
+        (DEVICE_MEMORY.start + PAGE_SIZE, Status.OPERAND_INVALID),
         (0xE000_0000, Status.OPERAND_INVALID),
     ):
         check(bench, module.tdh_mmiomt_add(m.TdhMmiomtAdd(mmio=mmio, page=page)), status)
-    add = m.TdhMmiomtAdd(mmio=DEVICE_MEMORY.base, page=page)
+    add = m.TdhMmiomtAdd(mmio=DEVICE_MEMORY.start, page=page)
     check(bench, module.tdh_mmiomt_add(add), Status.SUCCESS)
-    again = m.TdhMmiomtAdd(mmio=DEVICE_MEMORY.base, page=bench.vmm.allocate())
+    again = m.TdhMmiomtAdd(mmio=DEVICE_MEMORY.start, page=bench.vmm.allocate())
     check(bench, module.tdh_mmiomt_add(again), Status.MMIO_INVALID_PAGE_METADATA)
     check(
         bench,
-        module.tdh_mmiomt_set(m.TdhMmiomtSet(mmio=DEVICE_MEMORY.base, count=1, function_id=0x100)),
+        module.tdh_mmiomt_set(m.TdhMmiomtSet(mmio=DEVICE_MEMORY.start, count=1, function_id=0x100)),
         Status.TDI_NOT_PRESENT,
     )
-    assert module.tdh_mmiomt_rd(m.TdhMmiomtRd(mmio=DEVICE_MEMORY.base)).require("rd") == m.MmioPage(0, False)
-    remove = m.TdhMmiomtRemove(mmio=DEVICE_MEMORY.base)
+    assert module.tdh_mmiomt_rd(m.TdhMmiomtRd(mmio=DEVICE_MEMORY.start)).require("rd") == m.MmioPage(0, False)
+    remove = m.TdhMmiomtRemove(mmio=DEVICE_MEMORY.start)
     assert module.tdh_mmiomt_remove(remove).require("remove").pages == (page,)
     check(bench, module.tdh_mmiomt_remove(remove), Status.MMIO_INVALID_PAGE_METADATA)
 
 
 def test_mmio_of_nobody_cannot_be_mapped(bench: Bench) -> None:
-    call = m.TdhMmioMap(tdr=bench.tvm(), gpa=DEVICE_MEMORY.base, mmio=DEVICE_MEMORY.base)
+    call = m.TdhMmioMap(tdr=bench.tvm(), gpa=DEVICE_MEMORY.start, mmio=DEVICE_MEMORY.start)
     check(bench, bench.module.tdh_mmio_map(call), Status.MMIO_INVALID_PAGE_METADATA)

@@ -11,7 +11,7 @@ from host_machine import MEMORY, NOW, ROOT_PORT, Guest, Host
 from teeio.abi import CallRefused, Result
 from teeio.abi import device_seamcalls as d
 from teeio.abi import memory_seamcalls as m
-from teeio.abi.operands import AddressRange, KmOperation, SpdmOperation
+from teeio.abi.operands import KmOperation, SpdmOperation
 from teeio.abi.statuses import Status
 from teeio.errors import Misuse
 from teeio.host.memory import FREE
@@ -20,6 +20,7 @@ from teeio.host.tdx.module import TdxModule
 from teeio.host.tdx.records import StreamPhase
 from teeio.host.vmm.mailbox import Mailbox
 from teeio.observe import MessageMoved, SecretDerived, StateChanged
+from teeio.pcie.address import AddressRange
 from teeio.pcie.ide_port import InsecureCause
 from teeio.tdisp.messages import InterfaceState
 
@@ -129,7 +130,7 @@ def test_what_needs_a_session_is_refused_without_one(bench: Unconnected) -> None
         spdm_id=spdm_id,
         stream_id=1,
         requesters=(0x100, 0x10F),
-        memory=AddressRange(DEVICE_MEMORY.base, DEVICE_MEMORY.base + (1 << 20)),
+        memory=AddressRange(DEVICE_MEMORY.start, 1 << 20),
         pages=(bench.vmm.allocate(),),
     )
     assert module.tdh_ide_stream_create(create).status is Status.SPDM_SESSION_NOT_PRESENT
@@ -248,10 +249,10 @@ def test_disconnect_ends_here_even_if_the_device_says_nothing() -> None:
         ({"requesters": (0x100, 0xFF)}, Status.OPERAND_INVALID),
         ({"requesters": (0x100, 0x1_0000)}, Status.OPERAND_INVALID),
         ({"stream_id": 256}, Status.OPERAND_INVALID),
-        ({"memory": AddressRange(DEVICE_MEMORY.base + 1, DEVICE_MEMORY.limit)}, Status.OPERAND_INVALID),
-        ({"memory": AddressRange(DEVICE_MEMORY.base, DEVICE_MEMORY.base)}, Status.OPERAND_INVALID),
+        ({"memory": AddressRange(DEVICE_MEMORY.start + 1, DEVICE_MEMORY.size - 1)}, Status.OPERAND_INVALID),
+        ({"memory": AddressRange(DEVICE_MEMORY.start, 0)}, Status.OPERAND_INVALID),
         ({"memory": AddressRange(0, 1 << 20)}, Status.OPERAND_INVALID),
-        ({"memory": AddressRange(0xE000_0000, 0xE010_0000)}, Status.OPERAND_INVALID),
+        ({"memory": AddressRange(0xE000_0000, 0x10_0000)}, Status.OPERAND_INVALID),
     ],
 )
 def test_streams_do_not_overlap_and_cover_device_memory_only(
@@ -262,7 +263,7 @@ def test_streams_do_not_overlap_and_cover_device_memory_only(
         "spdm_id": host.connection.spdm_id,
         "stream_id": STREAM,
         "requesters": (0x100, 0x10F),
-        "memory": AddressRange(DEVICE_MEMORY.base, DEVICE_MEMORY.base + (2 << 20)),
+        "memory": AddressRange(DEVICE_MEMORY.start, 2 << 20),
         "pages": (page,),
     }
     result = host.module.tdh_ide_stream_create(d.TdhIdeStreamCreate(**{**operands, **changes}))

@@ -10,15 +10,15 @@ import pytest
 from host_machine import NOW, RAM, Guest, Host
 from teeio.abi import hypercalls as v
 from teeio.abi import tdcalls as g
-from teeio.abi.operands import GPA_SHARED_BIT, PAGE_SIZE, PageLevel
+from teeio.abi.operands import ECAM, GPA_SHARED_BIT, PAGE_SIZE, PageLevel
 from teeio.abi.statuses import HypercallError, TdcmStatus
 from teeio.errors import Misuse
 from teeio.host.memory import SHARED
-from teeio.host.root_complex import ECAM, Interrupt
+from teeio.host.root_complex import Interrupt
 from teeio.host.vmm.vfio import UnitKind
 from teeio.pcie.address import Bdf
 
-PLACE = ECAM.base + (Bdf(0, 0, 1, 0).requester_id << 12)
+PLACE = ECAM.start + (Bdf(0, 0, 1, 0).requester_id << 12)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_creating_and_destroying_gives_everything_back(host: Host) -> None:
     assert not host.vmm.kvm.machines
 
 
-@pytest.mark.parametrize("size", [0, 17, -PAGE_SIZE, ECAM.base + PAGE_SIZE])
+@pytest.mark.parametrize("size", [0, 17, -PAGE_SIZE, ECAM.start + PAGE_SIZE])
 def test_a_tvm_has_whole_pages(host: Host, size: int) -> None:
     with pytest.raises(Misuse, match="a TVM of"):
         host.vmm.kvm.create("guest", size)
@@ -130,7 +130,7 @@ def test_the_guest_sees_the_function_and_not_the_hosts_addresses(guest: Guest) -
     assert high << 32 | low & ~0xF == guest.bar(0) != guest.function.bars[0].address
     mmio(guest, PLACE + 0x10, 4, 0xFFFF_FFFF)
     assert ~mmio(guest, PLACE + 0x10) & 0xFFFF_FFF0 == guest.function.bars[0].size - 0x10
-    assert mmio(guest, ECAM.base, 4) == 0xFFFF_FFFF, "nobody else is there"
+    assert mmio(guest, ECAM.start, 4) == 0xFFFF_FFFF, "nobody else is there"
     assert mmio(guest, PLACE, 8) == (1 << 64) - 1
 
 

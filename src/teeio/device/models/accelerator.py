@@ -15,7 +15,6 @@ from teeio.accelerator_interface import (
     MEMORY_SIZE,
     REGISTER_BAR,
     SESSION_KEY_SIZE,
-    TAG_SIZE,
     TELEMETRY_BAR,
     VECTORS,
     WORD,
@@ -31,7 +30,7 @@ from teeio.accelerator_interface import (
     compute,
     protected_transfer,
 )
-from teeio.crypto.aead import AeadKey
+from teeio.crypto.aead import TAG_SIZE, AeadKey
 from teeio.crypto.algorithms import Aead
 from teeio.device.models.model import Bus, DmaError, Region
 from teeio.errors import AuthenticationFailed, Misuse

@@ -128,8 +128,7 @@ class DmaMmioCalls(Answering):
         if devif is None or devif.tvm is not tvm:
             raise Reject(Status.MMIO_DEVIF_OWNER_MISMATCH, f"MMIO at {call.mmio:#x} is not of an interface of this TVM")
         devif.stream.check_not_blocked()
-        reach = devif.stream.memory
-        if not (reach.base <= call.mmio and call.mmio + call.level.size <= reach.limit):
+        if not devif.stream.memory.holds(call.mmio, call.level.size):
             raise Reject(
                 Status.MMIO_INVALID_PAGE_METADATA,
                 f"MMIO at {call.mmio:#x} is not associated with the interface's IDE stream",

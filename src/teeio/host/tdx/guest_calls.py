@@ -8,6 +8,7 @@ from __future__ import annotations
 from teeio.abi import tdcalls as g
 from teeio.abi.operands import AUTHORITY, PAGE_SIZE, Actor, DevifOperation, FunctionId, PageLevel
 from teeio.abi.statuses import Status
+from teeio.attestation.freshness import NONCE_SIZE
 from teeio.crypto.kdf import equal
 from teeio.errors import Reject
 from teeio.host.secure_ept import SeptState
@@ -15,9 +16,6 @@ from teeio.host.tdx.answering import Answering, answers
 from teeio.host.tdx.interface import Devif, Request
 from teeio.host.tdx.records import Records, Tvm
 from teeio.tdisp.messages import InterfaceState, MmioRange, RangeAttributes
-
-NONCE_SIZE = 32
-"""Bytes of a verifier's nonce (DSP0274, GET_MEASUREMENTS)."""
 
 
 class GuestCalls(Answering):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from teeio.abi.operands import AddressRange, FunctionId
+from teeio.abi.operands import FunctionId
 from teeio.abi.statuses import Status
 from teeio.crypto.entropy import Entropy
 from teeio.errors import Reject
@@ -22,6 +22,7 @@ from teeio.host.secure_ept import Leaf, MmioMetadata, SecureEpt, SeptState, Shar
 from teeio.host.tdx.tpa import Agent
 from teeio.ide_km.messages import KeySet
 from teeio.observe import Observer, StateChanged, ignore
+from teeio.pcie.address import AddressRange
 from teeio.tdisp.messages import FunctionId as FunctionIdRecord
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from teeio.abi import Result
 from teeio.abi import device_seamcalls as d
-from teeio.abi.operands import AddressRange, KmOperation, PagesReturned, SpdmOperation
+from teeio.abi.operands import KmOperation, PagesReturned, SpdmOperation
 from teeio.abi.statuses import Status
 from teeio.errors import Reject, TeeioError
 from teeio.flow import Done, Flow, Send, Wait
@@ -18,7 +18,7 @@ from teeio.host.tdx.records import IdeStream, Records, SpdmContext, StreamPhase,
 from teeio.host.tdx.stream_keys import StreamEnds
 from teeio.host.tdx.tpa import Agent, DeviceEvidence, Task
 from teeio.ide_km.messages import KeySet
-from teeio.pcie.address import Bdf
+from teeio.pcie.address import AddressRange, Bdf
 from teeio.spdm.state import Settings
 
 V = TypeVar("V")
@@ -178,7 +178,7 @@ class SessionCalls(Answering):
         self._check_association(call.memory)
         for other in records.streams():
             same_requesters = first < other.requesters.stop and other.requesters.start <= last
-            if same_requesters or _overlap(call.memory, other.memory):
+            if same_requesters or call.memory.overlaps(other.memory):
                 raise Reject(Status.OPERAND_BUSY, f"stream {other.stream_id} has some of these requesters or addresses")
         records.give(call.pages)
         if not context.unit.claim(call.stream_id, requesters, call.memory):
@@ -189,10 +189,10 @@ class SessionCalls(Answering):
         )
 
     def _check_association(self, memory: AddressRange) -> None:
-        aligned = not memory.base % MEGABYTE and not memory.limit % MEGABYTE
-        if not aligned or not 0 <= memory.base < memory.limit <= 1 << 64:
+        aligned = not memory.start % MEGABYTE and not memory.end % MEGABYTE
+        if not aligned or not 0 <= memory.start < memory.end <= 1 << 64:
             raise Reject(Status.OPERAND_INVALID, "an address association is whole MiB (PCIe Base 7.9.26)")
-        if any(_overlap(memory, area) for area in self.records.not_device_memory):
+        if any(memory.overlaps(area) for area in self.records.not_device_memory):
             raise Reject(Status.OPERAND_INVALID, "the address association holds memory or registers of the host")
 
     @answers_in_time
@@ -301,7 +301,3 @@ _KM_PHASES = {
 
 def _km_task(stream: IdeStream, operation: KmOperation) -> Task:
     return "TDH.IDE.STREAM.KM", stream.stream_id, operation
-
-
-def _overlap(one: AddressRange, other: AddressRange) -> bool:
-    return one.base < other.limit and other.base < one.limit

@@ -10,25 +10,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
-from teeio.abi.operands import AddressRange
 from teeio.errors import Misuse, TransportError
 from teeio.host.root_complex import DEVICE_MEMORY, LOW_DEVICE_MEMORY, HostBus
-from teeio.pcie.address import Bdf
+from teeio.pcie.address import FUNCTIONS, AddressRange, Bdf
 from teeio.pcie.capabilities.bar import MAX_BARS
 from teeio.pcie.capabilities.doe import DoeCapability
 from teeio.pcie.capabilities.express import ExpressCapability
-from teeio.pcie.capabilities.header import ABSENT_ID, CommonHeader, Type1Header
+from teeio.pcie.capabilities.header import ABSENT_ID, BARS_AT, CommonHeader, Type1Header
 from teeio.pcie.capabilities.ide import IdeCapability
-from teeio.pcie.capabilities.sriov import SriovCapability
-from teeio.pcie.config_space import FIRST_CAPABILITY, FIRST_EXTENDED, ExtendedCapability
+from teeio.pcie.capabilities.sriov import VF_BARS_AT, SriovCapability
+from teeio.pcie.config_space import (
+    FIRST_CAPABILITY,
+    FIRST_EXTENDED,
+    MAX_CAPABILITIES,
+    MAX_EXTENDED,
+    ExtendedCapability,
+)
 from teeio.pcie.registers import Register
 
-FUNCTIONS = 8
-BARS_AT = 0x10
-VF_BARS_AT = 0x24
-MAX_CAPABILITIES = 48
-MAX_EXTENDED = 960
-"""Capabilities that fit in the space for them: a longer list is a loop."""
 LAST_BUS = 0xFF
 WINDOW = 2 << 20
 """Granularity of a root port's windows here: that of private MMIO metadata."""
@@ -144,13 +143,13 @@ class Space:
 
     def __init__(self, area: AddressRange) -> None:
         self._area = area
-        self._next = area.base
+        self._next = area.start
 
     def take(self, size: int, align: int) -> int:
         """Give `size` bytes. Raises `Misuse` if none are left."""
         start = -(-self._next // align) * align
-        if start + size > self._area.limit:
-            raise Misuse(f"no {size:#x} bytes of device memory are left below {self._area.limit:#x}")
+        if start + size > self._area.end:
+            raise Misuse(f"no {size:#x} bytes of device memory are left below {self._area.end:#x}")
         self._next = start + size
         return start
 
@@ -238,8 +237,8 @@ class PciBus:
         for function in found:
             function.write_bars()
             function.command(memory_space=1)
-        config.set(Type1Header.PREFETCHABLE_BASE, high=high.base >> 32)
-        config.set(Type1Header.PREFETCHABLE_LIMIT, high=(high.limit - 1) >> 32)
+        config.set(Type1Header.PREFETCHABLE_BASE, high=high.start >> 32)
+        config.set(Type1Header.PREFETCHABLE_LIMIT, high=(high.end - 1) >> 32)
         # No bridge prefetches on PCI Express, so 64-bit BARs lie in this window whether prefetchable or not.
         config.set(Type1Header.PREFETCHABLE, **_base_and_limit(high))
         config.set(Type1Header.MEMORY, **_base_and_limit(low))
@@ -254,7 +253,7 @@ class PciBus:
         start = space.take(0, max(WINDOW, *(bar.size for bar, _ in wanted)))
         for bar, count in wanted:
             bar.address = space.take(bar.size * count, max(bar.size, 4096))
-        return AddressRange(start, space.take(0, WINDOW))
+        return AddressRange(start, space.take(0, WINDOW) - start)
 
     # -- VFs
 
@@ -357,9 +356,9 @@ def _total_vfs(function: PciFunction) -> int:
 
 def _base_and_limit(window: AddressRange) -> dict[str, int]:
     """Give a window's register fields; an empty window has its base above its limit."""
-    if window.limit <= window.base:
+    if not window.size:
         return {"base": 0xFFF, "limit": 0}
-    return {"base": window.base >> 20 & 0xFFF, "limit": (window.limit - 1) >> 20 & 0xFFF}
+    return {"base": window.start >> 20 & 0xFFF, "limit": (window.end - 1) >> 20 & 0xFFF}
 
 
 def is_dsm(function: PciFunction) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from teeio.abi.operands import MESSAGE_ADDRESS
 from teeio.host.root_complex import DEVICE_MEMORY, Interrupt
 from teeio.host.vmm.bus import HostBar, PciFunction
 from teeio.pcie.address import Bdf
@@ -20,9 +21,6 @@ from teeio.pcie.config_space import FIRST_CAPABILITY, FIRST_EXTENDED, SPACE_SIZE
 GUEST_DEVICE_MEMORY = 1 << 38
 """Where guests find what lies at the start of the host's device memory; the distance is the same for all BARs."""
 
-MESSAGE_ADDRESS = 0xFEE0_0000
-"""Where the device's interrupts go; the number of the vector is their data."""
-
 
 def guest_address(bar: HostBar) -> int:
     """Give the guest address of a BAR: shifted above 4 GiB, as it is below."""
@@ -31,7 +29,7 @@ def guest_address(bar: HostBar) -> int:
 
 def guest_shift(bar: HostBar) -> int:
     """Give how far the guest's address of a BAR is from the host's."""
-    return GUEST_DEVICE_MEMORY - DEVICE_MEMORY.base if bar.address >= DEVICE_MEMORY.base else 0
+    return GUEST_DEVICE_MEMORY - DEVICE_MEMORY.start if bar.address >= DEVICE_MEMORY.start else 0
 
 
 class GuestFunction:
@@ -54,7 +52,7 @@ class GuestFunction:
             [Bar(bar.number, bar.size, bar.wide) for bar in function.bars.values()],
         )
         for bar in function.bars.values():
-            header.write(0x10 + 4 * bar.number, 8 if bar.wide else 4, guest_address(bar))
+            header.place(bar.number, guest_address(bar))
         pointer = function.config.read(CommonHeader.CAPABILITIES_POINTER.offset, 1)
         header.link(pointer)
         return header
@@ -105,6 +103,7 @@ class GuestFunction:
         bar = self.function.bars[self._msix_place()[0]]
         for vector in range(at // ENTRY_SIZE, (at + len(data) - 1) // ENTRY_SIZE + 1):
             if vector < self._table.vectors:
+                # The data of the device's messages is the number of the vector.
                 entry = MESSAGE_ADDRESS | vector << 64 | int(self._table.masked(vector)) << 96
                 self._write_device(bar.address + place + ENTRY_SIZE * vector, entry.to_bytes(ENTRY_SIZE, "little"))
 

@@ -12,10 +12,9 @@ from typing import TypeVar
 
 from teeio.abi import CALLS, CallRefused, HypercallResult
 from teeio.abi import hypercalls as v
-from teeio.abi.operands import GPA_SHARED_BIT, DevifOperation, LockParameters
+from teeio.abi.operands import ECAM, GPA_SHARED_BIT, DevifOperation, LockParameters
 from teeio.abi.statuses import HypercallError, Status, TdcmStatus
 from teeio.errors import Misuse, TeeioError, TransportError
-from teeio.host.root_complex import ECAM
 from teeio.host.vmm.bus import PciFunction
 from teeio.host.vmm.guest_function import guest_shift
 from teeio.host.vmm.kvm import GuestMachine, Kvm
@@ -111,8 +110,8 @@ class Hypercalls:
         gpa = call.gpa & ~GPA_SHARED_BIT
         if call.size not in WIDTHS or gpa < 0 or gpa % call.size or not 0 <= (call.value or 0) < 1 << 8 * call.size:
             raise _Invalid(f"access of {call.size} bytes at {call.gpa:#x}")
-        if ECAM.base <= gpa < ECAM.limit:
-            return v.MmioValue(self._config(gpa - ECAM.base, call.size, call.value))
+        if ECAM.holds(gpa):
+            return v.MmioValue(self._config(gpa - ECAM.start, call.size, call.value))
         return v.MmioValue(self._bar(gpa, call.size, call.value))
 
     def _config(self, at: int, size: int, value: int | None) -> int:

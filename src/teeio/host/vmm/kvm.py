@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 from teeio.abi import VmmToTsm
 from teeio.abi import memory_seamcalls as m
-from teeio.abi.operands import GPA_SHARED_BIT, PAGE_SIZE, PageLevel
+from teeio.abi.operands import ECAM, GPA_SHARED_BIT, PAGE_SIZE, PageLevel
 from teeio.abi.statuses import Status
 from teeio.errors import Misuse
 from teeio.host.iommu import Domain
 from teeio.host.memory import VmmMemory
-from teeio.host.root_complex import ECAM, Interrupt
+from teeio.host.root_complex import Interrupt
 from teeio.host.secure_ept import SharedEpt
 from teeio.host.vmm.guest_function import GuestFunction, guest_address
 from teeio.host.vmm.pci_tsm import PciTsm
@@ -109,8 +109,8 @@ class Kvm:
         With `huge_pages` memory comes in pages of 2 MiB where it can; parts of them cannot be shared later.
         Raises `CallRefused`, `Misuse`; nothing is left behind then.
         """
-        if memory_size <= 0 or memory_size % PAGE_SIZE or memory_size > ECAM.base:
-            raise Misuse(f"a TVM of {memory_size:#x} bytes", remedy=f"give whole pages, {ECAM.base:#x} at most")
+        if memory_size <= 0 or memory_size % PAGE_SIZE or memory_size > ECAM.start:
+            raise Misuse(f"a TVM of {memory_size:#x} bytes", remedy=f"give whole pages, {ECAM.start:#x} at most")
         with ExitStack() as undo:
             tdr = self._memory.allocate()
             ours = undo.enter_context(ExitStack())

@@ -16,7 +16,6 @@ from teeio.abi import Result, VmmToTsm
 from teeio.abi import device_seamcalls as d
 from teeio.abi import memory_seamcalls as m
 from teeio.abi.operands import (
-    AddressRange,
     DevifOperation,
     KmOperation,
     LockParameters,
@@ -32,7 +31,7 @@ from teeio.host.vmm.stream_registers import DeviceStream
 from teeio.host.vmm.teardown import Teardown
 from teeio.host.vmm.trusted_mappings import MappedInterface, TrustedMappings
 from teeio.observe import Observer, ignore
-from teeio.pcie.address import Bdf
+from teeio.pcie.address import AddressRange, Bdf
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from teeio.pcie.capabilities.bar import Bar, bar_address, bar_registers, place_b
 from teeio.pcie.config_space import FIRST_CAPABILITY, Header
 from teeio.pcie.registers import Access, Locked, Register, bit, bits
 
-_BARS_AT = 0x10
+BARS_AT = 0x10
 ABSENT_ID = 0xFFFF
 """Vendor and device ID that a VF shows in its own header (PCIe Base 9.3.4.1.1)."""
 
@@ -77,7 +77,7 @@ class CommonHeader(Header):
         self, vendor_id: int, device_id: int, class_code: int, revision: int, bars: Sequence[Bar], layout: int
     ) -> None:
         self.bars = tuple(bars)
-        super().__init__(FIRST_CAPABILITY, bar_registers(bars, _BARS_AT, "BAR"))
+        super().__init__(FIRST_CAPABILITY, bar_registers(bars, BARS_AT, "BAR"))
         self.set(self.VENDOR_ID, id=vendor_id)
         self.set(self.DEVICE_ID, id=device_id)
         self.set(self.CLASS_CODE, class_code=class_code, revision=revision)
@@ -96,11 +96,11 @@ class CommonHeader(Header):
 
     def placed(self) -> dict[int, AddressRange]:
         """Give where each BAR lies, by BAR number, whether memory decoding is on or off."""
-        return {bar.number: AddressRange(bar_address(self, _BARS_AT, bar), bar.size) for bar in self.bars}
+        return {bar.number: AddressRange(bar_address(self, BARS_AT, bar), bar.size) for bar in self.bars}
 
     def place(self, number: int, address: int) -> None:
         """Write a BAR's address as software does; the low bits that its size leaves read-only are dropped."""
-        place_bar(self, _BARS_AT, self.bars, number, address)
+        place_bar(self, BARS_AT, self.bars, number, address)
 
     @property
     def bus_master(self) -> bool:

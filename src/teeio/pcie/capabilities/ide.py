@@ -16,6 +16,12 @@ from teeio.pcie.registers import Access, BitField, Block, Locked, Register, bit,
 MAX_LINK_STREAMS = 8
 MAX_SELECTIVE_STREAMS = 256
 MAX_ADDRESS_BLOCKS = 15
+FIRST_STREAM = 0x0C
+"""Where the register blocks of the streams begin: Link streams, then Selective ones."""
+LINK_SIZE = 0x08
+SELECTIVE_SIZE = 0x14
+"""Size of a Selective stream's registers without its address association blocks, which follow."""
+ADDRESS_BLOCK_SIZE = 0x0C
 SECURE = 2
 """Stream state in the status registers; 0 is Insecure."""
 
@@ -37,9 +43,9 @@ def _control(*more: BitField) -> tuple[BitField, ...]:
     )
 
 
-def _status(name: str) -> Register:
+def _status(offset: int, name: str) -> Register:
     return Register(
-        4,
+        offset,
         4,
         name,
         (
@@ -49,16 +55,17 @@ def _status(name: str) -> Register:
     )
 
 
-LINK_CONTROL = Register(0, 4, "Link IDE Stream Control", _control())
-LINK_STATUS = _status("Link IDE Stream Status")
+# Offsets are those in the stream's block, of the address associations those in an address association block.
+LINK_CONTROL = Register(0x00, 4, "Link IDE Stream Control", _control())
+LINK_STATUS = _status(0x04, "Link IDE Stream Status")
 SELECTIVE_CAPABILITY = Register(
-    0,
+    0x00,
     4,
     "Selective IDE Stream Capability",
     (bits("address_blocks", 3, 0, Access.HWINIT, "Number of address association blocks"),),
 )
 SELECTIVE_CONTROL = Register(
-    0,
+    0x04,
     4,
     "Selective IDE Stream Control",
     _control(
@@ -67,12 +74,15 @@ SELECTIVE_CONTROL = Register(
         bit("tee_limited", 23, Access.RW, "TEE-Limited Stream: only T=1", locked=_BOUND),
     ),
 )
-SELECTIVE_STATUS = _status("Selective IDE Stream Status")
+SELECTIVE_STATUS = _status(0x08, "Selective IDE Stream Status")
 RID_ASSOCIATION_1 = Register(
-    0, 4, "IDE RID Association 1", (bits("limit", 23, 8, Access.RW, "Last requester ID of the partner", locked=_BOUND),)
+    0x0C,
+    4,
+    "IDE RID Association 1",
+    (bits("limit", 23, 8, Access.RW, "Last requester ID of the partner", locked=_BOUND),),
 )
 RID_ASSOCIATION_2 = Register(
-    0,
+    0x10,
     4,
     "IDE RID Association 2",
     (
@@ -82,7 +92,7 @@ RID_ASSOCIATION_2 = Register(
     ),
 )
 ADDRESS_ASSOCIATION_1 = Register(
-    0,
+    0x00,
     4,
     "IDE Address Association 1",
     (
@@ -92,10 +102,10 @@ ADDRESS_ASSOCIATION_1 = Register(
     ),
 )
 ADDRESS_ASSOCIATION_2 = Register(
-    0, 4, "IDE Address Association 2", (bits("limit", 31, 0, Access.RW, "Limit bits 63:32", locked=_BOUND),)
+    0x04, 4, "IDE Address Association 2", (bits("limit", 31, 0, Access.RW, "Limit bits 63:32", locked=_BOUND),)
 )
 ADDRESS_ASSOCIATION_3 = Register(
-    0, 4, "IDE Address Association 3", (bits("base", 31, 0, Access.RW, "Base bits 63:32", locked=_BOUND),)
+    0x08, 4, "IDE Address Association 3", (bits("base", 31, 0, Access.RW, "Base bits 63:32", locked=_BOUND),)
 )
 
 
@@ -184,7 +194,7 @@ class IdeCapability(ExtendedCapability):
             raise Misuse(f"{address_blocks} address association blocks; there can be {MAX_ADDRESS_BLOCKS}")
         self.streams: list[StreamBlock] = []
         self._capabilities: list[Register] = []
-        end = 0x0C
+        end = FIRST_STREAM
         for _ in range(link):
             end = self._lay_link(end)
         for _ in range(selective):
@@ -206,26 +216,32 @@ class IdeCapability(ExtendedCapability):
 
     def _lay_link(self, at: int) -> int:
         index = len(self.streams)
-        control, status = LINK_CONTROL.at(at, index), LINK_STATUS.at(at + 4, index)
+        control, status = _at(at, index, LINK_CONTROL), _at(at, index, LINK_STATUS)
         self.streams.append(StreamBlock(self, index, False, control, status, None, ()))
-        return at + 8
+        return at + LINK_SIZE
 
     def _lay_selective(self, at: int, address_blocks: int) -> int:
         index = len(self.streams)
-        self._capabilities.append(SELECTIVE_CAPABILITY.at(at, index))
-        control, status = SELECTIVE_CONTROL.at(at + 4, index), SELECTIVE_STATUS.at(at + 8, index)
-        rid = RID_ASSOCIATION_1.at(at + 0x0C, index), RID_ASSOCIATION_2.at(at + 0x10, index)
+        self._capabilities.append(_at(at, index, SELECTIVE_CAPABILITY))
+        control, status = _at(at, index, SELECTIVE_CONTROL), _at(at, index, SELECTIVE_STATUS)
+        rid = _at(at, index, RID_ASSOCIATION_1), _at(at, index, RID_ASSOCIATION_2)
+        end = at + SELECTIVE_SIZE + ADDRESS_BLOCK_SIZE * address_blocks
         addresses = tuple(
             (
-                ADDRESS_ASSOCIATION_1.at(at + 0x14 + 12 * number, index),
-                ADDRESS_ASSOCIATION_2.at(at + 0x18 + 12 * number, index),
-                ADDRESS_ASSOCIATION_3.at(at + 0x1C + 12 * number, index),
+                _at(block, index, ADDRESS_ASSOCIATION_1),
+                _at(block, index, ADDRESS_ASSOCIATION_2),
+                _at(block, index, ADDRESS_ASSOCIATION_3),
             )
-            for number in range(address_blocks)
+            for block in range(at + SELECTIVE_SIZE, end, ADDRESS_BLOCK_SIZE)
         )
         self.streams.append(StreamBlock(self, index, True, control, status, rid, addresses))
-        return at + 20 + 12 * address_blocks
+        return end
 
     def copied_registers(self) -> bytes:
         """Give the registers from the IDE Capability register on, as IDE_KM's QUERY_RESP carries them."""
         return self.read(4, self.size - 4).to_bytes(self.size - 4, "little")
+
+
+def _at(base: int, index: int, register: Register) -> Register:
+    """Give stream `index`'s copy of a register whose block lies at `base`."""
+    return register.at(base + register.offset, index)

@@ -13,7 +13,7 @@ from teeio.pcie.capabilities.bar import Bar, bar_address, bar_registers, place_b
 from teeio.pcie.config_space import ExtendedCapability
 from teeio.pcie.registers import Access, Locked, Register, bit, bits
 
-_BARS_AT = 0x24
+VF_BARS_AT = 0x24
 _LOCKED = Locked.ERROR
 
 
@@ -58,7 +58,7 @@ class SriovCapability(ExtendedCapability):
         if not 0 < total <= 0xFFFF or first_offset < 1 or stride < 1:
             raise Misuse("SR-IOV needs 1 to 65535 VFs, and a first offset and a stride of at least 1")
         self.bars = tuple(bars)
-        super().__init__(0x40, bar_registers(bars, _BARS_AT, "VF BAR"))
+        super().__init__(0x40, bar_registers(bars, VF_BARS_AT, "VF BAR"))
         self.set(self.INITIAL_VFS, count=total)
         self.set(self.TOTAL_VFS, count=total)
         self.set(self.FIRST_VF_OFFSET, offset=first_offset)
@@ -92,11 +92,11 @@ class SriovCapability(ExtendedCapability):
 
     def place(self, number: int, address: int) -> None:
         """Write a VF BAR's address, that of VF 0, as software does."""
-        place_bar(self, _BARS_AT, self.bars, number, address)
+        place_bar(self, VF_BARS_AT, self.bars, number, address)
 
     def vf_placed(self, number: int) -> dict[int, AddressRange]:
         """Give where each BAR of VF `number` (from 0) lies, whether VFs are on or off."""
         return {
-            bar.number: AddressRange(bar_address(self, _BARS_AT, bar) + number * bar.size, bar.size)
+            bar.number: AddressRange(bar_address(self, VF_BARS_AT, bar) + number * bar.size, bar.size)
             for bar in self.bars
         }

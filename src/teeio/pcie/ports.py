@@ -1,0 +1,358 @@
+"""The two ports of a link, a root port and an endpoint's: requests in and out (PCIe Base 2.2, 2.3, 2.8, 6.33).
+
+What comes in is served by who stands behind the port, the device or the host bridge; what goes out waits for its
+completions. What nobody answers reads as all ones. Which root port a request of the host takes is `fabric`'s.
+
+Left out: flow control, ordering between TLPs on the way (delivery is immediate), interrupts as INTx.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
+
+from teeio.errors import DecodeError, Misuse
+from teeio.observe import Observer, Refused, ignore
+from teeio.pcie.address import Bdf
+from teeio.pcie.capabilities.aer import AerCapability, Uncorrectable
+from teeio.pcie.capabilities.express import ExpressCapability
+from teeio.pcie.capabilities.header import Type1Header
+from teeio.pcie.capabilities.ide import IdeCapability
+from teeio.pcie.capabilities.msix import MsixMessage
+from teeio.pcie.config_space import ConfigSpace, all_ones
+from teeio.pcie.ide_port import IdePort, InsecureCause, Received
+from teeio.pcie.link import LinkEnd
+from teeio.pcie.seams import DONE, TIMED_OUT, UNSUPPORTED, ConfigAccess, Dma, Reply
+from teeio.pcie.tlp import (
+    CompletionStatus,
+    SubStream,
+    Tlp,
+    TlpType,
+    completion,
+    config_read,
+    config_write,
+    memory_read,
+    memory_write,
+)
+from teeio.pcie.transfer import (
+    DEFAULT_MAX_PAYLOAD,
+    DEFAULT_MAX_READ_REQUEST,
+    Requester,
+    Verdict,
+    completions,
+    pieces,
+    refusal,
+)
+
+
+class Endpoint(ConfigAccess, Protocol):
+    """What sits below an endpoint port: a device."""
+
+    def receive(self, tlp: Tlp, t_bit: bool, stream_id: int | None) -> Reply:
+        """Take a memory request or a message; the reply to a read has the bytes that `tlp.memory().span` names."""
+        ...
+
+
+HostBridge: TypeAlias = Dma
+"""What sits above a root port: the root complex with its IOMMU."""
+
+
+class Port(ABC):
+    """What root ports and endpoint ports have in common: IDE, tags, and the link's end.
+
+    `config` is the space of the function that holds the port's capabilities; IDE, AER and Max_Payload_Size are taken
+    from it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        function: Bdf,
+        config: ConfigSpace,
+        *,
+        checks_all_rids: bool,
+        on_insecure: Callable[[int, InsecureCause], None] | None,
+        observer: Observer,
+    ) -> None:
+        self.name = name
+        self.function = function
+        self.config = config
+        self.observer = observer
+        self.requester = Requester()
+        self.aer = config.find(AerCapability)
+        self.express = config.find(ExpressCapability)
+        self.ide = IdePort(
+            config.find(IdeCapability),
+            self._emit,
+            lambda: self.function.requester_id,
+            aer=self.aer,
+            checks_all_rids=checks_all_rids,
+            on_insecure=on_insecure,
+            name=name,
+            observer=observer,
+        )
+        self._end: LinkEnd | None = None
+
+    def attach(self, end: LinkEnd) -> None:
+        """Put the port at an end of a link."""
+        self._end = end
+        end.receiver = self.receive_frame
+        end.on_down = self.link_down
+
+    def _emit(self, frame: bytes) -> None:
+        if self._end is None:
+            raise Misuse(f"{self.name} is attached to no link")
+        self._end.send(frame)
+
+    def link_down(self) -> None:
+        """Make all streams Insecure; nothing of the past can arrive any more."""
+        self.ide.reset()
+        self.requester.flush()
+
+    @property
+    def max_payload(self) -> int:
+        """Max_Payload_Size in bytes."""
+        return self.express.max_payload if self.express else DEFAULT_MAX_PAYLOAD
+
+    @property
+    def max_read_request(self) -> int:
+        """Max_Read_Request_Size in bytes."""
+        return self.express.max_read_request if self.express else DEFAULT_MAX_READ_REQUEST
+
+    def _note(self, error: Uncorrectable, what: str, header: bytes = b"") -> None:
+        if self.aer is not None:
+            self.aer.record(error, header)
+        self.observer(Refused(self.name, what, error.name))
+
+    # -- what comes in
+
+    def receive_frame(self, frame: bytes) -> None:
+        """Take a frame from the link. Never raises on what the partner sends."""
+        for received in self.ide.receive(frame):
+            try:
+                self._route(received)
+            except DecodeError as error:
+                self._note(Uncorrectable.MALFORMED_TLP, str(error), received.tlp.header)
+
+    def _route(self, received: Received) -> None:
+        tlp = received.tlp
+        if tlp.type.is_completion:
+            self._completed(received)
+            return
+        reply = self._serve(tlp, received.t_bit, received.stream_id) if received.admitted else UNSUPPORTED
+        if not reply.ok:
+            self._note(_ERRORS.get(reply.status, Uncorrectable.UNSUPPORTED_REQUEST), tlp.type.value.label, tlp.header)
+        if tlp.sub_stream is SubStream.NPR:
+            self._answer(received, reply)
+
+    @abstractmethod
+    def _serve(self, tlp: Tlp, t_bit: bool, stream_id: int | None) -> Reply:
+        """Act on a request; what the reply says goes back if the request is non-posted."""
+
+    def _answer(self, received: Received, reply: Reply) -> None:
+        """Send completions the way the request came: same stream, same T bit."""
+        tlp = received.tlp
+        completer_id = self.function.requester_id if reply.completer_id is None else reply.completer_id
+        if tlp.type is TlpType.MRD:
+            answers = completions(tlp, completer_id, reply, self.max_payload)
+        elif reply.ok:
+            answers = [completion(completer_id, tlp.requester_id, tlp.header[6], reply.data)]
+        else:
+            answers = [refusal(tlp, completer_id, reply.status)]
+        for answer in answers:
+            self._send(answer, received.t_bit, received.stream_id)
+
+    def _completed(self, received: Received) -> None:
+        verdict = self.requester.complete(received)
+        if verdict is Verdict.UNEXPECTED:
+            self._note(Uncorrectable.UNEXPECTED_COMPLETION, verdict.value, received.tlp.header)
+        elif verdict is Verdict.WRONG_STREAM:
+            if received.stream_id is not None:
+                self.ide.check_failed(received.stream_id, verdict.value)
+            else:
+                self._note(Uncorrectable.UNEXPECTED_COMPLETION, verdict.value, received.tlp.header)
+
+    # -- what goes out
+
+    def _send(self, tlp: Tlp, t_bit: bool, stream_id: int | None) -> bool:
+        """Send on exactly this stream, or without IDE if it is None."""
+        return self.ide.transmit(tlp, t_bit, stream_id) if stream_id is not None else self.ide.transmit_plain(tlp)
+
+    def _transfer(self, request: Tlp, size: int, address: int, t_bit: bool, stream_id: int | None) -> Reply:
+        """Send a non-posted request, whatever its tag is, under a fresh one; give what its completions bring."""
+        stream_id = self.ide.select(request, t_bit) if stream_id is None else stream_id
+        if stream_id is None and t_bit:
+            self.observer(Refused(self.name, f"{request.type.value.label} with T=1", "T=1 needs a Secure IDE stream"))
+            return UNSUPPORTED
+        reply = self.requester.request(
+            request.requester_id,
+            size,
+            address,
+            stream_id,
+            lambda tag: self._send(request.with_tag(tag), t_bit, stream_id),
+        )
+        if reply is TIMED_OUT:
+            self._note(Uncorrectable.COMPLETION_TIMEOUT, request.type.value.label, request.header)
+        return reply
+
+    def read(self, requester_id: int, address: int, size: int, t_bit: bool, stream_id: int | None) -> Reply:
+        """Read memory beyond the link; the first piece that fails ends it."""
+        data = bytearray()
+        for at, part in pieces(address, size, self.max_read_request):
+            reply = self._read_piece(requester_id, at, part, t_bit, stream_id)
+            if not reply.ok:
+                return reply
+            data += reply.data
+        return Reply(CompletionStatus.SC, bytes(data))
+
+    def _read_piece(self, requester_id: int, address: int, size: int, t_bit: bool, stream_id: int | None) -> Reply:
+        return self._transfer(memory_read(requester_id, 0, address, size), size, address, t_bit, stream_id)
+
+    def write(
+        self, requester_id: int, address: int, data: bytes, t_bit: bool, stream_id: int | None
+    ) -> CompletionStatus:
+        """Write memory beyond the link; SC says that it was sent, UR that this port did not send it."""
+        for at, part in pieces(address, len(data), self.max_payload):
+            tlp = memory_write(requester_id, 0, at, data[at - address : at - address + part])
+            if not self.ide.transmit(tlp, t_bit, stream_id):
+                return CompletionStatus.UR
+        return CompletionStatus.SC
+
+
+_ERRORS = {
+    CompletionStatus.UR: Uncorrectable.UNSUPPORTED_REQUEST,
+    CompletionStatus.CA: Uncorrectable.COMPLETER_ABORT,
+}
+
+
+class EndpointPort(Port):
+    """The port of a device: serves it requests from above, and is its `Dma` and `Interrupts`."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        function: Bdf,
+        config: ConfigSpace,
+        *,
+        on_insecure: Callable[[int, InsecureCause], None] | None = None,
+        name: str = "endpoint",
+        observer: Observer = ignore,
+    ) -> None:
+        super().__init__(name, function, config, checks_all_rids=False, on_insecure=on_insecure, observer=observer)
+        self.endpoint = endpoint
+
+    def _serve(self, tlp: Tlp, t_bit: bool, stream_id: int | None) -> Reply:
+        if tlp.type in (TlpType.CFGRD0, TlpType.CFGRD1):
+            return self._config_read(tlp)
+        if tlp.type in (TlpType.CFGWR0, TlpType.CFGWR1):
+            return self._config_write(tlp)
+        return self.endpoint.receive(tlp, t_bit, stream_id)
+
+    def _config_read(self, tlp: Tlp) -> Reply:
+        header = tlp.configuration()
+        function = Bdf.of(header.target_id, self.function.segment)
+        word = 0
+        for start, size in _enabled(header.first_be):
+            value = self.endpoint.config_read(function, 4 * header.register + start, size)
+            if value is None:
+                return UNSUPPORTED
+            word |= value << 8 * start
+        return Reply(CompletionStatus.SC, word.to_bytes(4, "little"), header.target_id)
+
+    def _config_write(self, tlp: Tlp) -> Reply:
+        header = tlp.configuration()
+        function = Bdf.of(header.target_id, self.function.segment)
+        for start, size in _enabled(header.first_be):
+            value = int.from_bytes(tlp.payload[start : start + size], "little")
+            if not self.endpoint.config_write(function, 4 * header.register + start, size, value):
+                return UNSUPPORTED
+        return DONE._replace(completer_id=header.target_id)
+
+    def dma_read(self, requester_id: int, address: int, size: int, t_bit: bool, stream_id: int | None = None) -> Reply:
+        """Read host memory; all of it or the status of the first piece that failed."""
+        return self.read(requester_id, address, size, t_bit, stream_id)
+
+    def dma_write(
+        self, requester_id: int, address: int, data: bytes, t_bit: bool, stream_id: int | None = None
+    ) -> CompletionStatus:
+        """Write host memory; a posted write tells no more than that it was sent (SC) or not (UR)."""
+        return self.write(requester_id, address, data, t_bit, stream_id)
+
+    def signal(
+        self, function: Bdf, vector: int, message: MsixMessage, t_bit: bool, stream_id: int | None = None
+    ) -> None:
+        """Send an MSI-X message: a memory write of 4 bytes."""
+        self.dma_write(function.requester_id, message.address, message.data.to_bytes(4, "little"), t_bit, stream_id)
+
+
+def _enabled(first_be: int) -> list[tuple[int, int]]:
+    """Cut the byte enables of a configuration request into aligned accesses of 1, 2 or 4 bytes."""
+    if first_be == 0xF:
+        return [(0, 4)]
+    found = []
+    for start in (0, 2):
+        pair = first_be >> start & 3
+        found += {0: [], 1: [(start, 1)], 2: [(start + 1, 1)], 3: [(start, 2)]}[pair]
+    return found
+
+
+class RootPort(Port):
+    """A port of the root complex: sends the host's requests down, brings the device's to the host bridge."""
+
+    def __init__(
+        self,
+        host: HostBridge,
+        function: Bdf,
+        config: ConfigSpace,
+        *,
+        on_insecure: Callable[[int, InsecureCause], None] | None = None,
+        name: str = "root port",
+        observer: Observer = ignore,
+    ) -> None:
+        super().__init__(name, function, config, checks_all_rids=True, on_insecure=on_insecure, observer=observer)
+        self.host = host
+        self.header = config.need(Type1Header)
+
+    def _serve(self, tlp: Tlp, t_bit: bool, stream_id: int | None) -> Reply:
+        if tlp.type is TlpType.MRD:
+            header = tlp.memory()
+            start, size = header.span
+            return self.host.dma_read(header.requester_id, start, size, t_bit, stream_id) if size else DONE
+        if tlp.type is TlpType.MWR:
+            header = tlp.memory()
+            for address, data in header.enabled(tlp.payload):
+                status = self.host.dma_write(header.requester_id, address, data, t_bit, stream_id)
+                if status is not CompletionStatus.SC:
+                    return Reply(status)
+            return DONE
+        return DONE if tlp.type.is_message else UNSUPPORTED
+
+    def config_read(self, function: Bdf, offset: int, size: int) -> int:
+        """Read configuration space below the port; all ones if nobody answers."""
+        requester_id, type_1 = self.function.requester_id, self._is_type_1(function)
+        request = config_read(requester_id, 0, function.requester_id, offset, size, type_1=type_1)
+        reply = self._transfer(request, 4, 0, False, None)
+        if not reply.ok:
+            return all_ones(size)
+        at = offset % 4
+        return int.from_bytes(reply.data[at : at + size], "little")
+
+    def config_write(self, function: Bdf, offset: int, size: int, value: int) -> CompletionStatus:
+        """Write configuration space below the port."""
+        requester_id, type_1 = self.function.requester_id, self._is_type_1(function)
+        request = config_write(requester_id, 0, function.requester_id, offset, size, value, type_1=type_1)
+        return self._transfer(request, 0, 0, False, None).status
+
+    def _is_type_1(self, function: Bdf) -> bool:
+        return function.bus != self.header.get(Type1Header.BUSES, "secondary")
+
+    def memory_read(self, address: int, size: int, t_bit: bool = False, stream_id: int | None = None) -> Reply:
+        """Read device memory on behalf of the host."""
+        return self.read(self.function.requester_id, address, size, t_bit, stream_id)
+
+    def memory_write(
+        self, address: int, data: bytes, t_bit: bool = False, stream_id: int | None = None
+    ) -> CompletionStatus:
+        """Write device memory on behalf of the host; SC says that it was sent."""
+        return self.write(self.function.requester_id, address, data, t_bit, stream_id)
