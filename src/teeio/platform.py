@@ -34,6 +34,7 @@ from teeio.host.vmm.vfio import Unit
 from teeio.host.vmm.vmm import Vmm
 from teeio.observe import Event, MessageMoved, Observer, SecretDerived, StateChanged, fan_out, ignore
 from teeio.pcie.address import AddressRange, Bdf
+from teeio.pcie.link import Link
 from teeio.spdm.device_state import DeviceMeasurements
 
 SEEDED_EPOCH = 1_767_225_600.0
@@ -112,6 +113,7 @@ class Platform:
     memory: PhysicalMemory
     root_complex: RootComplex
     device: Device
+    link: Link
     module: TdxModule
     vmm: Vmm
     observer: Observer
@@ -153,11 +155,11 @@ class Platform:
         device = Device(
             configuration, forked(entropy, "device"), clock(), manufacturer=manufacturer, observer=told_by_device
         )
-        root_complex.fabric.attach(port, device.port, observer=told)
+        link = root_complex.fabric.attach(port, device.port, observer=told)
         module = TdxModule(memory, root_complex, forked(entropy, "TSM"), observer=told)
         vmm = Vmm(module, root_complex.vmm, memory.vmm, module.shared_ept, observer=told)
         return cls(
-            entropy, clock, configuration, manufacturer, memory, root_complex, device, module, vmm, told, listeners
+            entropy, clock, configuration, manufacturer, memory, root_complex, device, link, module, vmm, told, listeners
         )
 
     def now(self) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from teeio import __version__
+from teeio.cli.attack import attack
 from teeio.cli.connect import connect
 from teeio.cli.decode import decode
 from teeio.cli.device import device
@@ -39,6 +40,7 @@ def _options(
 
 
 app.command(rich_help_panel="Platform")(run)
+app.command(rich_help_panel="Platform")(attack)
 app.command(rich_help_panel="Peers")(device)
 app.command(rich_help_panel="Peers")(connect)
 app.command(rich_help_panel="Captures")(decode)

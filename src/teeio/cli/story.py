@@ -13,10 +13,9 @@ from rich.table import Table
 from teeio.attestation import Outcome as RuleOutcome
 from teeio.cli.ladder import WIDE, column_width, heading, ladder
 from teeio.observe import Event, MessageMoved, Observer, StepDone, TlpMoved, ignore
-from teeio.scenarios import DataPath, Journal, Life, Outcome, Scenario
+from teeio.scenarios import DataPath, Journal, Life, Outcome, Played
 from teeio.scenarios.journal import is_envelope
-
-Played = Sequence[tuple[Scenario, Outcome]]
+from teeio.scenarios.scenario import Expected
 
 _STYLES = {
     "secured": "cyan",
@@ -46,13 +45,17 @@ class Progress:
             )
 
 
-def show_outcome(console: Console, outcome: Outcome) -> None:
+def show_outcome(console: Console, outcome: Outcome, expected: Expected = Expected.STOPPED) -> None:
     """Say how an attack went."""
     console.print(f"  tried: {escape(outcome.tried)}", soft_wrap=True)
     for what, holds in outcome.seen:
         mark = "[green]✓[/]" if holds else "[bold red]✗[/]"
         console.print(f"  {mark} {escape(what)}", soft_wrap=True)
-    console.print("  [bold green]stopped[/]" if outcome.stopped else "  [bold red]NOT STOPPED[/]")
+    if expected is Expected.SUCCEEDS:
+        word = "[bold red]stopped, against expectation[/]" if outcome.stopped else f"[bold yellow]{expected.value}[/]"
+    else:
+        word = "[bold green]stopped[/]" if outcome.stopped else "[bold red]NOT STOPPED[/]"
+    console.print(f"  {word}")
 
 
 def show_ladder(console: Console, journal: Journal) -> None:
@@ -139,15 +142,15 @@ def _cost_rows(paths: Sequence[DataPath]) -> Iterator[tuple[str, ...]]:
     yield ("result checked by the TVM", *("correct" if path.correct else "WRONG" for path in paths))
 
 
-def went_well(life: Life, played: Played) -> bool:
+def went_well(life: Life, attack: Played) -> bool:
     """Tell whether everything is as it must be."""
     accepted = life.verdict is not None and life.verdict.accepted
     correct = all(path.correct for path in life.data_paths)
     returned = life.pages_returned and life.streams_returned
-    return accepted and correct and returned and all(outcome.stopped for _, outcome in played)
+    return accepted and correct and returned and attack.as_it_must_be
 
 
-def as_document(journal: Journal, life: Life, played: Played) -> dict[str, Any]:
+def as_document(journal: Journal, life: Life, attack: Played) -> dict[str, Any]:
     """Give the run as one JSON document."""
     return {
         "steps": [step.as_dict() for step in journal.steps],
@@ -157,7 +160,7 @@ def as_document(journal: Journal, life: Life, played: Played) -> dict[str, Any]:
         "data_paths": {path.name: path.as_dict() for path in life.data_paths},
         "returned": {"pages": life.pages_returned, "streams_and_sessions": life.streams_returned},
         "messages": [_message(event) for event in journal.events() if isinstance(event, MessageMoved)],
-        "scenarios": [scenario.as_dict(outcome) for scenario, outcome in played],
+        "scenarios": [attack.scenario.as_dict(attack.outcome)],
     }
 
 

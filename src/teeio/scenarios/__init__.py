@@ -1,14 +1,22 @@
 """Named stories on the platform: the trusted life of a device, and the attacks on it."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
-from teeio.scenarios.bar_move import BAR_MOVE
+from teeio.scenarios.attacks import ATTACKS
 from teeio.scenarios.journal import Journal, Step
-from teeio.scenarios.scenario import Outcome, Scenario
+from teeio.scenarios.playing import Played, play, play_mutants
+from teeio.scenarios.scenario import Mutant, Outcome, Scenario
 from teeio.scenarios.trusted_life import DataPath, Life, live
 
-SCENARIOS: Mapping[str, Scenario] = MappingProxyType({scenario.name: scenario for scenario in (BAR_MOVE,)})
-"""Every scenario by its name."""
-
-__all__ = ["SCENARIOS", "DataPath", "Journal", "Life", "Outcome", "Scenario", "Step", "live"]
+__all__ = [
+    "ATTACKS",
+    "DataPath",
+    "Journal",
+    "Life",
+    "Mutant",
+    "Outcome",
+    "Played",
+    "Scenario",
+    "Step",
+    "live",
+    "play",
+    "play_mutants",
+]

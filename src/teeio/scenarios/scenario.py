@@ -1,12 +1,22 @@
-"""What a scenario is: a named story on a platform, with what was tried and what was seen in the bytes."""
+"""What an attack is: a named story on a platform, what was tried, what was seen in the bytes, and the check that it proves."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
 
 from teeio.platform import Platform
 from teeio.scenarios.journal import Journal
+
+
+class Expected(Enum):
+    """How an attack must end."""
+
+    STOPPED = "stopped"
+    SUCCEEDS = "succeeds, as the specification in question lets it"
 
 
 @dataclass(slots=True)
@@ -28,24 +38,78 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Scenario:
-    """A story: who attacks, which rule must stop it, and how it is played on a fresh platform."""
+class Removed:
+    """One attribute of a class or module with what stands in its place while a mutant lives."""
 
+    owner: Any
+    name: str
+    replacement: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A device, TSM, VMM or TVM with one check removed; `what` completes "without ..."."""
+
+    what: str
+    removed: tuple[Removed, ...]
+
+    @contextmanager
+    def living(self) -> Iterator[None]:
+        """Take the check out for as long as this lasts. It is taken out of the running code, so play nothing else meanwhile."""
+        with ExitStack() as undo:
+            for one in self.removed:
+                undo.callback(setattr, one.owner, one.name, vars(one.owner)[one.name])
+                setattr(one.owner, one.name, one.replacement)
+            yield
+
+
+def without(what: str, owner: Any, name: str, replacement: Any) -> Mutant:
+    """Make the mutant in which `owner.name` is `replacement`."""
+    return Mutant(what, (Removed(owner, name, replacement),))
+
+
+def nothing(*_: object, **__: object) -> None:
+    """Stand in for a check that raises or acts: it finds nothing wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A story: who attacks, in which phase, which rule must stop it, and how it is played on a fresh platform.
+
+    `number` is the entry's in the catalogue of attacks. `mutants` are the checks without which it would not be stopped.
+    `options` are those of `Platform.assemble`. A scenario that is expected to succeed shows what a published rule leaves
+    open; `counterpart` then names the scenario with the rule that closes it.
+    """
+
+    number: int
     name: str
     title: str
     attacker: str
+    phase: str
     rule: str
     play: Callable[[Platform, Journal], Outcome]
+    mutants: tuple[Mutant, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    expected: Expected = Expected.STOPPED
+    counterpart: str = ""
+
+    def as_expected(self, outcome: Outcome) -> bool:
+        """Tell whether the attack ended as it must."""
+        return outcome.stopped is (self.expected is Expected.STOPPED)
 
     def as_dict(self, outcome: Outcome) -> dict[str, object]:
         """Give scenario and outcome for JSON."""
         return {
+            "number": self.number,
             "name": self.name,
             "title": self.title,
             "attacker": self.attacker,
+            "phase": self.phase,
             "rule": self.rule,
             "tried": outcome.tried,
             "stopped": outcome.stopped,
+            "expected": self.expected.name.lower(),
+            "as_expected": self.as_expected(outcome),
             "seen": [{"what": what, "as_it_must_be": holds} for what, holds in outcome.seen],
             "tdi_states": outcome.tdi_states,
         }

@@ -22,16 +22,21 @@ V = TypeVar("V")
 Step: TypeAlias = Callable[[bytes | None, float], Result[V]]
 """A resumable call: takes the device's answer (None at first and after a pause) and the time."""
 
+Courier: TypeAlias = Callable[[bytes, float], bytes]
+"""Takes a data object to the device, with the time, and gives its answer; empty if there is none."""
+
 MAX_ROUNDS = 4096
 """Data objects of one call at most."""
-
 
 POLLS = 1000
 """Looks at a mailbox until its device counts as silent. A device in this process has answered at the first."""
 
 
 class Mailbox:
-    """The DOE mailbox of a DSM."""
+    """The DOE mailbox of a DSM.
+
+    A `courier`, if there is one, carries the data objects in the place of `carry`: what a hostile VMM does with them.
+    """
 
     def __init__(self, function: PciFunction, observer: Observer = ignore) -> None:
         base = function.extended.get(DoeCapability.ID)
@@ -41,6 +46,7 @@ class Mailbox:
         self._base = base
         self._observer = observer
         self._name = f"device {function.address}"
+        self.courier: Courier | None = None
         found = doe.discover(self._config.read, self._config.write, base, polls=POLLS)
         missing = {doe.SPDM, doe.SECURED_SPDM} - set(found)
         if missing:
@@ -63,7 +69,7 @@ class Mailbox:
         for _ in range(MAX_ROUNDS):
             result = step(response, now)
             if result.status is Status.SPDM_REQUEST:
-                response = self.carry(result.data_object, now)
+                response = (self.courier or self.carry)(result.data_object, now)
             elif result.status is Status.INTERRUPTED_RESUMABLE:
                 response, now = None, max(now, result.resume_at)
             else:
