@@ -12,10 +12,10 @@ from functools import cached_property
 from typing import TypeVar
 
 from teeio.accelerator_interface import Operation
-from teeio.errors import TeeioError
+from teeio.errors import Misuse, TeeioError
 from teeio.guest.accept import AssignedInterface
 from teeio.guest.cost import CostMeter
-from teeio.guest.dma import BounceDma, PrivateDma
+from teeio.guest.dma import DmaInterface
 from teeio.guest.driver import TRUSTED_REGISTERS, AcceleratorDriver
 from teeio.guest.tvm import MemoryRegion
 from teeio.host.vmm.bus import PciFunction
@@ -161,9 +161,9 @@ class Work:
     """A driver at work on a secret in private memory of a TVM."""
 
     def __init__(self, stage: Stage, guest: Guest, interface: AssignedInterface, secret: bytes = SECRET) -> None:
-        self.stage, self.interface, self.secret = stage, interface, secret
+        self.stage, self.guest, self.interface, self.secret = stage, guest, interface, secret
         self.driver: AcceleratorDriver
-        self.dma: PrivateDma | BounceDma
+        self.dma: DmaInterface
         with stage.journal.step("TVM", "work on a secret in private memory"):
             self.driver, self.dma = guest.driver(interface.function, CostMeter(no_cpu_clock), interface=interface)
             self.source: MemoryRegion = guest.tvm.allocate(len(secret))
@@ -175,7 +175,15 @@ class Work:
         """Let the device copy the secret from `source` to `result`. Raises as the driver does."""
         self.driver.run(Operation.COPY, self.source.gpa, len(self.secret), self.result.gpa, self.stage.now())
 
-    @property
-    def done(self) -> bool:
-        """Whether `result` holds the secret."""
-        return self.result.read(0, len(self.secret)) == self.secret
+    def leave(self) -> None:
+        """Take the driver off the interface, whatever has become of the device."""
+        self.driver.remove(self.stage.now())
+        self.dma.close(self.stage.now())
+
+    def host_address(self) -> int:
+        """Give where the secret lies in physical memory: the VMM knows, as it lent the page."""
+        tdr = self.guest.machine.tdr
+        leaf = self.stage.tsm.records.tvm(tdr).sept.translate(self.source.gpa)
+        if leaf is None:
+            raise Misuse(f"guest address {self.source.gpa:#x} is not mapped")
+        return leaf.hpa

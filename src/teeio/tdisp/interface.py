@@ -162,10 +162,14 @@ class Interface:
     def start(self, session_id: int, nonce: bytes) -> None:
         """Move to RUN if `nonce` is the one of the lock; a used nonce is dead before RUN is entered (11.3.14)."""
         self.admit(MessageType.START_INTERFACE_REQUEST, session_id)
-        if self._nonce is None or not hmac.compare_digest(self._nonce, nonce):
-            raise Reject(ErrorCode.INVALID_NONCE, "START_INTERFACE_NONCE does not match the lock's (PCIe Base 11.3.14)")
+        self.check_nonce(nonce)
         self._nonce = None
         self._enter(InterfaceState.RUN, "START_INTERFACE_REQUEST")
+
+    def check_nonce(self, nonce: bytes) -> None:
+        """Check that `nonce` is the lock's, not used yet. Raises `Reject`."""
+        if self._nonce is None or not hmac.compare_digest(self._nonce, nonce):
+            raise Reject(ErrorCode.INVALID_NONCE, "START_INTERFACE_NONCE does not match the lock's (PCIe Base 11.3.14)")
 
     def stop(self, session_id: int) -> None:
         """Move to CONFIG_UNLOCKED with nothing of the TVM left; legal in every state (11.3.16)."""

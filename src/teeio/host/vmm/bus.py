@@ -255,6 +255,17 @@ class PciBus:
             bar.address = space.take(bar.size * count, max(bar.size, 4096))
         return AddressRange(start, space.take(0, WINDOW) - start)
 
+    def set_max_payload(self, function: PciFunction, size: int) -> None:
+        """Set Max_Payload_Size, in bytes, of a device's function 0 and of its root port. Raises `Misuse`."""
+        value = size.bit_length() - 8
+        for config in (Config(self.host, function.root_port), function.config):
+            at = capabilities(config)[ExpressCapability.ID]
+            if size != 128 << value or value > config.get(ExpressCapability.DEVICE_CAPABILITIES, "max_payload", at):
+                raise Misuse(
+                    f"a Max_Payload_Size of {size} bytes at {config.function}", remedy="use what both ends can"
+                )
+            config.set(ExpressCapability.DEVICE_CONTROL, at, max_payload=value)
+
     # -- VFs
 
     def enable_vfs(self, pf: PciFunction, count: int) -> list[PciFunction]:
@@ -263,8 +274,7 @@ class PciBus:
         if at is None or pf.vfs or not 0 < count <= _total_vfs(pf):
             raise Misuse(f"{count} VFs of {pf.address}", remedy="name a PF without VFs, and no more than it can have")
         config = pf.config
-        config.set(SriovCapability.NUM_VFS, at, count=count)
-        config.set(SriovCapability.CONTROL, at, vf_enable=1, vf_memory_space=1, ari_hierarchy=1)
+        _switch_vfs_on(pf, at, count)
         first = pf.function_id + config.get(SriovCapability.FIRST_VF_OFFSET, "offset", at)
         stride = config.get(SriovCapability.VF_STRIDE, "stride", at)
         device_id = config.get(SriovCapability.VF_DEVICE_ID, "id", at)
@@ -286,6 +296,12 @@ class PciBus:
             self.functions[vf.address] = vf
         return list(pf.vfs)
 
+    def restore_vfs(self, pf: PciFunction) -> None:
+        """Bring back, after a reset of the PF, the VFs that it had. Their BARs must have been written."""
+        at = pf.extended.get(SriovCapability.ID)
+        if at is not None and pf.vfs:
+            _switch_vfs_on(pf, at, len(pf.vfs))
+
     def disable_vfs(self, pf: PciFunction) -> None:
         """Take all VFs of a PF away."""
         for vf in pf.vfs:
@@ -294,6 +310,11 @@ class PciBus:
         at = pf.extended.get(SriovCapability.ID)
         if at is not None:
             pf.config.set(SriovCapability.CONTROL, at, vf_enable=0, vf_memory_space=0)
+
+
+def _switch_vfs_on(pf: PciFunction, at: int, count: int) -> None:
+    pf.config.set(SriovCapability.NUM_VFS, at, count=count)
+    pf.config.set(SriovCapability.CONTROL, at, vf_enable=1, vf_memory_space=1, ari_hierarchy=1)
 
 
 def capabilities(config: Config) -> dict[int, int]:

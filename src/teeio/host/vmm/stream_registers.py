@@ -44,12 +44,12 @@ class DeviceStream:
                 return cls(function, stream_id, base)
         raise Incompatible(f"{function.address} has no free Selective IDE stream")
 
-    def associate(self, root_port: Bdf) -> None:
-        """Write everything but Enable."""
+    def associate(self, root_port: Bdf, *, traffic_class: int = 0) -> None:
+        """Write everything but Enable. TDISP wants traffic class 0."""
         partner = root_port.requester_id
         self._write(RID_ASSOCIATION_1, limit=partner)
         self._write(RID_ASSOCIATION_2, valid=1, base=partner, segment=root_port.segment)
-        self._write(SELECTIVE_CONTROL, default=1, stream_id=self.stream_id)
+        self._write(SELECTIVE_CONTROL, default=1, stream_id=self.stream_id, traffic_class=traffic_class)
 
     def enable(self) -> bool:
         """Set Enable; tell whether the device says that the stream is Secure."""

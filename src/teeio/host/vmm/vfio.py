@@ -92,7 +92,7 @@ class Vfio:
             del self._claims[function.address]
 
     def reset(self, function: PciFunction) -> None:
-        """Reset one function and give it back its BARs; a locked interface goes to ERROR by this (PCIe Base 11.4.9)."""
+        """Reset one function and give it back its BARs and VFs; a locked interface goes to ERROR by this (PCIe Base 11.4.9)."""
         express = function.capabilities.get(ExpressCapability.ID)
         if express is None:
             return
@@ -100,6 +100,10 @@ class Vfio:
         function.config.set(ExpressCapability.DEVICE_CONTROL, express, initiate_flr=1)
         function.write_bars()
         function.config.write(4, 2, command)
+        self._bus.restore_vfs(function)
+        for vf in function.vfs:
+            if vf.address in self._claims:
+                vf.command(bus_master=1)
 
     def _tables(self, function: PciFunction) -> LegacyTables:
         return self._bus.host.legacy_tables(self._bus.host.iommu_of(function.root_port))

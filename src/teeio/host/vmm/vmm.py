@@ -39,10 +39,10 @@ class Vmm:
         self.pci_tsm = PciTsm(tsm, self.bus, memory, observer)
         self.vfio = Vfio(self.bus)
         self.kvm = Kvm(tsm, memory, shared_ept, self.pci_tsm, self.vfio)
-        self._lock_flags = lock_flags
+        self.lock_flags = lock_flags
         self._observer = observer
         bus.deliver_interrupts(self.kvm.interrupt)
 
     def hypercalls(self, machine: GuestMachine) -> TvmToVmm:
         """Give the hypercalls of a TVM, for the TVM alone."""
-        return Hypercalls(machine, self.kvm, self.pci_tsm, lock_flags=self._lock_flags, observer=self._observer)
+        return Hypercalls(machine, self.kvm, self.pci_tsm, lock_flags=self.lock_flags, observer=self._observer)

@@ -1,0 +1,127 @@
+"""Attacks on LOCK_INTERFACE: entries 45 to 47 of the catalogue."""
+
+from __future__ import annotations
+
+from teeio.attestation import policy
+from teeio.ide_km.messages import Direction, KeySet, key_slots
+from teeio.platform import Platform
+from teeio.scenarios.journal import Journal
+from teeio.scenarios.rogue import Rogue
+from teeio.scenarios.scenario import Outcome, Scenario, nothing, without
+from teeio.scenarios.stage import Stage
+from teeio.tdisp import flows
+from teeio.tdisp import interface as tdisp_interface
+from teeio.tdisp.interface import Interface
+from teeio.tdisp.messages import InterfaceState, LockFlags
+
+_RECEIVING = key_slots(KeySet.K0, Direction.RX)
+_BAD_STREAMS: tuple[tuple[str, dict[str, object]], ...] = (
+    ("no keys at all", {"slots": []}),
+    ("keys for reception only", {"slots": list(_RECEIVING)}),
+    ("one key of six missing", {"slots": [*_RECEIVING, *key_slots(KeySet.K0, Direction.TX)][:-1]}),
+    ("all keys, on traffic class 1", {"traffic_class": 1}),
+)
+
+
+def _lock_without_keys(platform: Platform, journal: Journal) -> Outcome:
+    """Lock in a session of the VMM's own, while the device's stream is not fit to be trusted."""
+    stage = Stage(platform, journal)
+    outcome = Outcome("asked the device to lock a TDI on a stream that lacks keys, or has another traffic class")
+    for case, how in _BAD_STREAMS:
+        with stage.attack("VMM", f"LOCK_INTERFACE with {case}"):
+            rogue = Rogue(stage, case)
+            rogue.open_session()
+            rogue.key_stream(**how)  # type: ignore[arg-type]
+            said = stage.refused(rogue.lock)
+            outcome.see(f"{case}: {said or 'locked'}", "INVALID_REQUEST" in said)
+            state = stage.state()
+            outcome.see(f"{case}: the TDI is in {state.name}", state is InterfaceState.CONFIG_UNLOCKED)
+    with stage.attack("VMM", "LOCK_INTERFACE with keys of a session that is over"):
+        first, second = Rogue(stage, "first"), Rogue(stage, "second")
+        first.open_session()
+        first.key_stream()
+        second.open_session()
+        said = stage.refused(second.lock)
+        outcome.see(f"keys of an earlier session: {said or 'locked'}", "INVALID_REQUEST" in said)
+    return outcome
+
+
+def _illegal_state(platform: Platform, journal: Journal) -> Outcome:
+    """Ask for everything that the state table forbids in the state at hand."""
+    stage = Stage(platform, journal)
+    outcome = Outcome("asked for LOCK, START and the report in states in which they are illegal")
+    function_id = stage.vf.function_id
+    rogue = Rogue(stage)
+    rogue.open_session()
+    rogue.key_stream()
+    with stage.attack("VMM", "START and report in CONFIG_UNLOCKED"):
+        _illegal(stage, outcome, "START", lambda: rogue.inside(flows.start_interface(function_id, bytes(32))))
+        _illegal(stage, outcome, "report", lambda: rogue.inside(flows.get_device_interface_report(function_id)))
+    nonce = rogue.lock()
+    with stage.attack("VMM", "LOCK in CONFIG_LOCKED"):
+        _illegal(stage, outcome, "LOCK", rogue.lock)
+    rogue.inside(flows.start_interface(function_id, nonce))
+    with stage.attack("VMM", "LOCK and START in RUN"):
+        _illegal(stage, outcome, "LOCK", rogue.lock)
+        _illegal(stage, outcome, "START", lambda: rogue.inside(flows.start_interface(function_id, nonce)))
+    outcome.tdi_states = stage.tdi_states()
+    return outcome
+
+
+def _illegal(stage: Stage, outcome: Outcome, what: str, attempt: object) -> None:
+    before = stage.state()
+    said = stage.refused(attempt)  # type: ignore[arg-type]
+    outcome.see(f"{what} in {before.name}: {said or 'done'}", "INVALID_INTERFACE_STATE" in said)
+    outcome.see(f"the TDI stays in {before.name}", stage.state() is before)
+
+
+def _weak_lock(platform: Platform, journal: Journal) -> Outcome:
+    """Lock without NO_FW_UPDATE: the device's firmware could change after it was measured."""
+    stage = Stage(platform, journal)
+    stage.vmm.lock_flags = LockFlags(0)
+    outcome = Outcome("locked the TDI without NO_FW_UPDATE and hoped that the TVM does not look")
+    with stage.attack("VMM", "LOCK_INTERFACE without NO_FW_UPDATE"):
+        locked = stage.locked
+        outcome.see("the device locked, as it may", stage.state() is InterfaceState.CONFIG_LOCKED)
+    said = stage.refused(lambda: stage.attested)
+    outcome.see(f"the TVM: {said or 'accepted the evidence'}", "NO_FW_UPDATE" in said)
+    state = stage.state()
+    outcome.see(f"the TVM gave the interface back: it is in {state.name}", state is InterfaceState.CONFIG_UNLOCKED)
+    outcome.see("the TVM has accepted nothing", not locked.ranges)
+    return outcome
+
+
+_RULES_BUT_FLAGS = tuple(rule for rule in policy.RULES if rule.id != "lock-flags")
+
+LOCKING = (
+    Scenario(
+        45,
+        "lock-without-keys",
+        "the VMM locks a TDI whose stream is not keyed, or keyed by somebody else",
+        "VMM",
+        "lock",
+        "PCIe Base 11.3.8: the default stream has all keys, from this session, on TC0",
+        _lock_without_keys,
+        (without("the device's checks of the default stream", tdisp_interface, "check_lock", nothing),),
+    ),
+    Scenario(
+        46,
+        "illegal-state",
+        "the VMM asks for what the TDI's state forbids",
+        "VMM",
+        "lock",
+        "PCIe Base 11.3.1: legal states of each request",
+        _illegal_state,
+        (without("the device's table of legal states", Interface, "admit", nothing),),
+    ),
+    Scenario(
+        47,
+        "weak-lock",
+        "the VMM locks without NO_FW_UPDATE",
+        "VMM",
+        "lock, accept",
+        "PCIe Base 11.3.8: FLAGS; the TVM's policy on the flags that the report echoes",
+        _weak_lock,
+        (without("the policy's rule on lock flags", policy, "RULES", _RULES_BUT_FLAGS),),
+    ),
+)

@@ -1,0 +1,86 @@
+"""Attacks between lock and start: entries 49 and 50 of the catalogue."""
+
+from __future__ import annotations
+
+from teeio.abi.operands import DevifOperation, LockParameters
+from teeio.host.tdx.interface import Devif
+from teeio.platform import Platform
+from teeio.scenarios.journal import Journal
+from teeio.scenarios.rogue import Rogue
+from teeio.scenarios.scenario import Outcome, Scenario, nothing, without
+from teeio.scenarios.stage import Stage
+from teeio.tdisp import flows
+from teeio.tdisp.interface import Interface
+from teeio.tdisp.messages import InterfaceState, LockFlags
+
+PLANTED = bytes.fromhex("bad0c0de")
+
+
+def _relock(platform: Platform, journal: Journal) -> Outcome:
+    """Unlock, change the device, and lock again, between the evidence and its acceptance."""
+    stage = Stage(platform, journal)
+    interface = stage.attested
+    evidence_of = interface.bind_session_id
+    outcome = Outcome("stopped the attested TDI, wrote its memory, and locked it again before the TVM accepted it")
+    with stage.attack("VMM", "STOP, plant bytes in the device, LOCK again"):
+        tsm, vf = stage.vmm.pci_tsm, stage.vf
+        lock = stage.tsm.records.devif(vf.function_id).lock
+        offset = lock.mmio_reporting_offset if lock else 0
+        tsm.guest_req(vf, DevifOperation.STOP, stage.now())
+        memory = vf.bars[0].address + vf.bars[0].size // 2
+        platform.root_complex.vmm.mmio_write(memory, PLANTED)
+        planted = platform.root_complex.vmm.mmio_read(memory, len(PLANTED)) == PLANTED
+        outcome.see("while the TDI was unlocked the VMM could write the device", planted)
+        parameters = LockParameters(int(LockFlags.NO_FW_UPDATE), offset)
+        tsm.guest_req(vf, DevifOperation.LOCK, stage.now(), parameters)
+        outcome.see("the TDI is locked again", stage.state() is InterfaceState.CONFIG_LOCKED)
+    said = stage.refused(lambda: stage.running)
+    outcome.see(f"the TVM's accept under lock {evidence_of:#x}: {said or 'accepted'}", "BIND_SESSION" in said)
+    outcome.tdi_states = stage.tdi_states()
+    outcome.see("the TDI never ran", "RUN" not in outcome.tdi_states)
+    return outcome
+
+
+def _nonce_replay(platform: Platform, journal: Journal) -> Outcome:
+    """Start a second lock with the nonce of the first, and the first lock twice."""
+    stage = Stage(platform, journal)
+    function_id = stage.vf.function_id
+    rogue = Rogue(stage)
+    rogue.open_session()
+    rogue.key_stream()
+    outcome = Outcome("started a TDI with the START_INTERFACE_NONCE of an earlier lock")
+    first = rogue.lock()
+    rogue.inside(flows.start_interface(function_id, first))
+    rogue.inside(flows.stop_interface(function_id))
+    second = rogue.lock()
+    outcome.see("the nonces of two locks differ", first != second)
+    with stage.attack("VMM", "START_INTERFACE with the first lock's nonce"):
+        said = stage.refused(lambda: rogue.inside(flows.start_interface(function_id, first)))
+        outcome.see(f"the device: {said or 'started'}", "INVALID_NONCE" in said)
+        outcome.see(f"the TDI is in {stage.state().name}", stage.state() is InterfaceState.CONFIG_LOCKED)
+    outcome.tdi_states = stage.tdi_states()
+    return outcome
+
+
+STARTING = (
+    Scenario(
+        49,
+        "relock",
+        "the VMM unlocks and locks a TDI again between evidence and acceptance",
+        "VMM",
+        "accept",
+        "PCIe Base 11.3.9: the nonce is of one lock; TDX Connect: evidence is tied to start by the bind session id",
+        _relock,
+        (without("the TSM's comparison of bind session ids", Devif, "check_bind_session", nothing),),
+    ),
+    Scenario(
+        50,
+        "nonce-replay",
+        "the VMM starts a TDI with the nonce of an earlier lock",
+        "VMM",
+        "start",
+        "PCIe Base 11.3.14: the nonce must be the one of this lock, and is spent by use",
+        _nonce_replay,
+        (without("the device's comparison of nonces", Interface, "check_nonce", nothing),),
+    ),
+)

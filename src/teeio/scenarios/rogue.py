@@ -1,0 +1,101 @@
+"""The attacker as an SPDM requester of its own: what the VMM, which serves the mailbox, can say to a device itself."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from teeio.errors import TransportError
+from teeio.flow import Action, Done, Flow, Send, Wait
+from teeio.host.tdx.tpa import TPA_SETTINGS
+from teeio.host.vmm.mailbox import Mailbox
+from teeio.host.vmm.stream_registers import DeviceStream
+from teeio.ide_km import flows as ide_km
+from teeio.ide_km.messages import KEY_SIZE, Direction, KeySet, KeySlot, key_slots
+from teeio.pcie.doe import DoeBinding
+from teeio.platform import forked
+from teeio.scenarios.stage import Stage
+from teeio.spdm import flows
+from teeio.spdm.requester import Requester
+from teeio.spdm.state import Session, Settings
+from teeio.tdisp import flows as tdisp
+from teeio.tdisp.messages import LockFlags, LockParameters
+
+T = TypeVar("T")
+
+STREAM_ID = 1
+PORT_INDEX = 0
+
+
+class Rogue:
+    """A requester in the VMM's hands, toward the device of `stage`; each needs a `name` of its own, as its keys follow from it.
+
+    There is one mailbox and so one SPDM connection: what the TSM had set up over it ends when this one connects.
+    """
+
+    def __init__(self, stage: Stage, name: str = "rogue", settings: Settings = TPA_SETTINGS) -> None:
+        self.stage = stage
+        self.mailbox = Mailbox(stage.pf, stage.platform.observer)
+        self.entropy = forked(stage.platform.entropy, name)
+        observer = stage.platform.observer
+        self.requester = Requester(DoeBinding(), settings, self.entropy, observer, name="VMM", peer="device")
+        self.session: Session | None = None
+
+    def run(self, flow: Flow[T], session: Session | None = None) -> T:
+        """Run a flow to its end; what it raises comes out."""
+        requester = self.requester
+        try:
+            action = requester.start(flow, self.stage.now(), session.session_id if session else None)
+            while not isinstance(action, Done):
+                action = self._next(action)
+        finally:
+            requester.cancel()
+        return action.result  # type: ignore[no-any-return]
+
+    def _next(self, action: Send | Wait) -> Action:
+        if isinstance(action, Wait):
+            return self.requester.wake(action.until)
+        return self.requester.receive(self.say(action.frame), self.stage.now())
+
+    def say(self, data_object: bytes) -> bytes:
+        """Put a data object into the mailbox and give the answer, empty if there is none."""
+        try:
+            return self.mailbox.carry(data_object, self.stage.now())
+        except TransportError:
+            return b""
+
+    def connect(self) -> Requester:
+        """Negotiate and read the certificates."""
+        self.run(flows.connect(self.requester))
+        digests = self.run(flows.get_digests())
+        self.run(flows.get_certificate(self.requester))
+        flows.check_digest(self.requester, digests)
+        return self.requester
+
+    def open_session(self) -> Session:
+        """Connect and set up a session."""
+        self.connect()
+        self.session = self.run(flows.key_exchange(self.requester))
+        return self.session
+
+    def inside(self, flow: Flow[T]) -> T:
+        """Run a flow in the session."""
+        return self.run(flow, self.session)
+
+    # -- what the TSM would do
+
+    def key_stream(self, slots: list[KeySlot] | None = None, traffic_class: int = 0) -> dict[KeySlot, bytes]:
+        """Set up the device's stream registers and program keys, all six unless `slots` says otherwise; give them."""
+        stream = DeviceStream.free(self.stage.pf, STREAM_ID)
+        stream.associate(self.stage.pf.root_port, traffic_class=traffic_class)
+        wanted = [slot for direction in Direction for slot in key_slots(KeySet.K0, direction)]
+        keys = {slot: self.entropy(KEY_SIZE) for slot in (wanted if slots is None else slots)}
+        self.inside(ide_km.query(PORT_INDEX))
+        self.inside(ide_km.program_keys(PORT_INDEX, STREAM_ID, keys))
+        return keys
+
+    def lock(self, flags: LockFlags = LockFlags.NO_FW_UPDATE) -> bytes:
+        """Lock the VF; give the nonce."""
+        function_id = self.stage.vf.function_id
+        self.inside(tdisp.get_version(function_id))
+        self.inside(tdisp.get_capabilities(function_id))
+        return self.inside(tdisp.lock_interface(function_id, LockParameters(flags=flags, default_stream_id=STREAM_ID)))
