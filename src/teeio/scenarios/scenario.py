@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from teeio.attestation import policy
 from teeio.platform import Platform
 from teeio.scenarios.journal import Journal
 
@@ -70,6 +71,12 @@ def without(what: str, owner: Any, name: str, replacement: Any) -> Mutant:
 
 def nothing(*_: object, **__: object) -> None:
     """Stand in for a check that raises or acts: it finds nothing wrong."""
+
+
+def without_rule(name: str) -> Mutant:
+    """Make the mutant whose attestation policy lacks one rule."""
+    rest = tuple(rule for rule in policy.RULES if rule.id != name)
+    return without(f"the policy's rule {name}", policy, "RULES", rest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from teeio.accelerator_interface import Operation
 from teeio.errors import Misuse, TeeioError
@@ -126,6 +126,15 @@ class Stage:
             mailbox.courier = honest
 
     @contextmanager
+    def instead(self, actor: object, what: str, done: Callable[..., Any]) -> Iterator[None]:
+        """Let the VMM's `actor` do `done` where an honest one has the method `what`."""
+        setattr(actor, what, done)
+        try:
+            yield
+        finally:
+            delattr(actor, what)
+
+    @contextmanager
     def on_the_link(self, tamper: Tamper) -> Iterator[None]:
         """Let somebody sit on the link."""
         before, self.link.tamper = self.link.tamper, tamper
@@ -135,11 +144,11 @@ class Stage:
             self.link.tamper = before
 
     def refused(self, attempt: Callable[[], object]) -> str:
-        """Try something that must be refused; give what the refusal says, empty if it was not refused."""
+        """Try something that must be refused; give what the refusal says, of a verdict the first finding; empty if it was not."""
         try:
             attempt()
         except TeeioError as error:
-            return str(error)
+            return ": ".join(line.strip() for line in str(error).splitlines()[:2])
         return ""
 
     # -- what is seen

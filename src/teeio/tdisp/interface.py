@@ -141,7 +141,7 @@ class Interface:
                 secure_stream_needed=self._policy.secure_stream_at_lock,
             )
         )
-        nonce = _draw_nonce(entropy)
+        nonce = draw_nonce(entropy)
         self.backend.quiesce()
         self.backend.arm(parameters)
         self._nonce = nonce
@@ -247,7 +247,8 @@ class Interface:
             self._observer(StateChanged(self.name, old.name, state.name, cause))
 
 
-def _draw_nonce(entropy: Entropy) -> bytes:
+def draw_nonce(entropy: Entropy) -> bytes:
+    """Draw a START_INTERFACE_NONCE. Raises `Reject` if there is not enough randomness (11.3.9)."""
     try:
         nonce = entropy(NONCE_SIZE)
     except (OSError, NotImplementedError) as error:

@@ -6,13 +6,14 @@ The numbers are those of the catalogue of attacks (docs/attacks.md); names say w
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from teeio.scenarios.attacks.evidence import EVIDENCE
 from teeio.scenarios.attacks.locking import LOCKING
 from teeio.scenarios.attacks.running import RUNNING
 from teeio.scenarios.attacks.starting import STARTING
 from teeio.scenarios.scenario import Scenario
 
 ATTACKS: Mapping[str, Scenario] = MappingProxyType(
-    {one.name: one for one in sorted((*LOCKING, *STARTING, *RUNNING), key=lambda one: one.number)}
+    {one.name: one for one in sorted((*LOCKING, *STARTING, *EVIDENCE, *RUNNING), key=lambda one: one.number)}
 )
 """Every attack by its name, in the order of the catalogue."""
 

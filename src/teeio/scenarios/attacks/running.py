@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from teeio.abi.operands import PAGE_SIZE
@@ -104,11 +105,12 @@ def _surprise_reset(platform: Platform, journal: Journal) -> Outcome:
     stage = Stage(platform, journal)
     outcome = Outcome("reset and unplugged a device in RUN, and hoped that the TVM goes on with what comes back")
     interface, guest = stage.running, stage.guest
-    for case, strike in (
+    strikes: tuple[tuple[str, Callable[[], None]], ...] = (
         ("function level reset of the VF", lambda: stage.vmm.vfio.reset(stage.vf)),
         ("function level reset of the PF", lambda: stage.vmm.vfio.reset(stage.pf)),
         ("link down and up again", lambda: _replug(stage)),
-    ):
+    )
+    for case, strike in strikes:
         work = Work(stage, guest, interface)
         with stage.attack("VMM", case):
             strike()
