@@ -39,7 +39,7 @@ def attack(
         if name == "list":
             _list(console, ATTACKS.values(), as_json)
             return
-        chosen = list(ATTACKS.values()) if name == "all" else [_find(name)]
+        chosen = list(ATTACKS.values()) if name == "all" else _find(name)
         played = [_play(console, scenario, seed, mutants, ladder) for scenario in chosen]
         if as_json:
             typer.echo(json.dumps([one.as_dict() for one in played], indent=2))
@@ -50,13 +50,13 @@ def attack(
             raise typer.Exit(Exit.FAILED)
 
 
-def _find(name: str) -> Scenario:
+def _find(name: str) -> list[Scenario]:
     from teeio.scenarios import ATTACKS
 
     found = [one for one in ATTACKS.values() if name in (one.name, str(one.number))]
     if not found:
         raise Misuse(f"there is no attack {name!r}", remedy="`teeio attack list` names them")
-    return found[0]
+    return found
 
 
 def _list(console: Console, scenarios: Iterable[Scenario], as_json: bool) -> None:

@@ -96,6 +96,11 @@ class IdeKmResponder:
 
     # -- ownership ---------------------------------------------------------------------------------------------------
 
+    def check_owner(self, session_id: int) -> None:
+        """Leave a request of another session than the live owner's unanswered. Raises `Reject`."""
+        if self._owner not in (None, session_id):
+            raise Reject(_NO_ANSWER, "another live session owns the ports (PCIe Base 6.33.3, 11.4.5)")
+
     def _own(self, session_id: int) -> None:
         """Let a QUERY or KEY_PROG bind the ports to its session, without keys of an earlier one."""
         if self._owner is None:
@@ -111,8 +116,7 @@ class IdeKmResponder:
     # -- handlers ----------------------------------------------------------------------------------------------------
 
     def _answer(self, session_id: int, message: bytes) -> Response:
-        if self._owner not in (None, session_id):
-            raise Reject(_NO_ANSWER, "another live session owns the ports (PCIe Base 6.33.3, 11.4.5)")
+        self.check_owner(session_id)
         try:
             request = decode_message(message)
         except DecodeError as error:

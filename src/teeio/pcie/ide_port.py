@@ -217,15 +217,19 @@ class IdePort:
         if ifv != FIRST_INVOCATION:
             return ProgramResult.BAD_IFV
         digest = hashlib.sha256(key).digest()[:16]
-        if len(self._used_keys) >= MAX_KEYS and digest not in self._used_keys:
-            return ProgramResult.TOO_MANY_KEYS
-        if digest in self._used_keys:
+        if self.was_used(digest):
             self._observer(Refused(self.name, f"a key for IDE stream {stream_id}", _NO_REUSE))
             return ProgramResult.KEY_REUSED
+        if len(self._used_keys) >= MAX_KEYS:
+            return ProgramResult.TOO_MANY_KEYS
         if not bound.stream.program(key_set, direction, sub_stream, key):
             return ProgramResult.IN_USE
         self._used_keys.add(digest)
         return ProgramResult.OK
+
+    def was_used(self, digest: bytes) -> bool:
+        """Tell whether the key with this digest was installed before: under it IVs would come twice."""
+        return digest in self._used_keys
 
     def set_go(self, stream_id: int, key_set: KeySet, direction: Direction, sub_stream: SubStream) -> bool:
         """Let a key be used (K_SET_GO); False if there is no such stream or key."""

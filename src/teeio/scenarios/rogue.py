@@ -54,7 +54,11 @@ class Rogue:
     def _next(self, action: Send | Wait) -> Action:
         if isinstance(action, Wait):
             return self.requester.wake(action.until)
-        return self.requester.receive(self.say(action.frame), self.stage.now())
+        answer = self.say(action.frame)
+        if not answer:
+            self.requester.cancel()
+            raise TransportError("the device gave no answer")
+        return self.requester.receive(answer, self.stage.now())
 
     def say(self, data_object: bytes) -> bytes:
         """Put a data object into the mailbox and give the answer, empty if there is none."""
@@ -77,6 +81,16 @@ class Rogue:
         self.session = self.run(flows.key_exchange(self.requester))
         return self.session
 
+    def halfway(self, flow: Flow[Session]) -> Session:
+        """Begin a session and stop at the answer to the first request: its handshake is not finished."""
+        action = self.requester.start(flow, self.stage.now())
+        if isinstance(action, Send):
+            self.requester.receive(self.say(action.frame), self.stage.now())
+        session = list(self.requester.sessions.values())[-1]
+        self.requester.cancel()
+        session.request_key.sequence = 0  # what the flow would have sent next never left
+        return session
+
     def inside(self, flow: Flow[T]) -> T:
         """Run a flow in the session."""
         return self.run(flow, self.session)
@@ -85,13 +99,19 @@ class Rogue:
 
     def key_stream(self, slots: list[KeySlot] | None = None, traffic_class: int = 0) -> dict[KeySlot, bytes]:
         """Set up the device's stream registers and program keys, all six unless `slots` says otherwise; give them."""
-        stream = DeviceStream.free(self.stage.pf, STREAM_ID)
-        stream.associate(self.stage.pf.root_port, traffic_class=traffic_class)
+        self._stream().associate(self.stage.pf.root_port, traffic_class=traffic_class)
         wanted = [slot for direction in Direction for slot in key_slots(KeySet.K0, direction)]
         keys = {slot: self.entropy(KEY_SIZE) for slot in (wanted if slots is None else slots)}
         self.inside(ide_km.query(PORT_INDEX))
         self.inside(ide_km.program_keys(PORT_INDEX, STREAM_ID, keys))
         return keys
+
+    def enable_stream(self) -> None:
+        """Set the Enable bit of the device's end."""
+        self._stream().enable()
+
+    def _stream(self) -> DeviceStream:
+        return DeviceStream.free(self.stage.pf, STREAM_ID)
 
     def lock(self, flags: LockFlags = LockFlags.NO_FW_UPDATE) -> bytes:
         """Lock the VF; give the nonce."""

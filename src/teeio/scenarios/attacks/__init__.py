@@ -7,13 +7,21 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from teeio.scenarios.attacks.evidence import EVIDENCE
+from teeio.scenarios.attacks.keys import KEYS
+from teeio.scenarios.attacks.link import LINK
 from teeio.scenarios.attacks.locking import LOCKING
 from teeio.scenarios.attacks.running import RUNNING
+from teeio.scenarios.attacks.session import SESSION
 from teeio.scenarios.attacks.starting import STARTING
 from teeio.scenarios.scenario import Scenario
 
 ATTACKS: Mapping[str, Scenario] = MappingProxyType(
-    {one.name: one for one in sorted((*LOCKING, *STARTING, *EVIDENCE, *RUNNING), key=lambda one: one.number)}
+    {
+        one.name: one
+        for one in sorted(
+            (*SESSION, *KEYS, *LINK, *LOCKING, *STARTING, *EVIDENCE, *RUNNING), key=lambda one: one.number
+        )
+    }
 )
 """Every attack by its name, in the order of the catalogue."""
 

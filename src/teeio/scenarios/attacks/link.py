@@ -1,0 +1,129 @@
+"""Attacks by whoever sits on the link: entries 40 and 41 of the catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from teeio.crypto.aead import TAG_SIZE, AeadKey
+from teeio.errors import Misuse
+from teeio.pcie.capabilities.aer import AerCapability
+from teeio.pcie.ide_key import FIRST_INVOCATION, MAC_SIZE, KeySlot, initialization_vector
+from teeio.pcie.ide_tlp import is_ide
+from teeio.pcie.link import Way
+from teeio.platform import Platform
+from teeio.scenarios.journal import Journal
+from teeio.scenarios.scenario import Outcome, Scenario, without
+from teeio.scenarios.stage import SECRET, Stage
+from teeio.tdisp.messages import InterfaceState
+
+
+class Once:
+    """Somebody on the link who does something to one IDE TLP with a payload, on its way up, and lets all else pass."""
+
+    def __init__(self, act: Callable[[bytes], bytes | list[bytes] | None]) -> None:
+        self._act = act
+        self.done = False
+
+    def __call__(self, frame: bytes, way: Way) -> bytes | list[bytes] | None:
+        """Take a frame."""
+        if self.done or way is not Way.UP or not is_ide(frame) or len(frame) < _WITH_PAYLOAD:
+            return frame
+        self.done = True
+        return self._act(frame)
+
+
+_WITH_PAYLOAD = 128
+"""Bytes from which on an IDE TLP has a payload worth an attack."""
+
+
+def _flip(frame: bytes) -> bytes:
+    at = len(frame) - MAC_SIZE - 1
+    return frame[:at] + bytes([frame[at] ^ 1]) + frame[at + 1 :]
+
+
+def _bit_flip(platform: Platform, journal: Journal) -> Outcome:
+    """Flip one bit of what the device writes into private memory."""
+    outcome = Outcome("flipped one bit of the payload of an IDE TLP on its way to the TVM's memory")
+    _strike(Stage(platform, journal), outcome, "flip a bit of an IDE TLP", Once(_flip))
+    return outcome
+
+
+def _lost_tlp(platform: Platform, journal: Journal) -> Outcome:
+    """Lose one TLP."""
+    outcome = Outcome("took one IDE TLP off the link")
+    _strike(Stage(platform, journal), outcome, "take an IDE TLP off the link", Once(lambda _: None))
+    return outcome
+
+
+def _replayed_tlp(platform: Platform, journal: Journal) -> Outcome:
+    """Let one TLP arrive twice."""
+    outcome = Outcome("let one IDE TLP arrive twice")
+    _strike(Stage(platform, journal), outcome, "let an IDE TLP arrive twice", Once(lambda frame: [frame, frame]))
+    return outcome
+
+
+def _strike(stage: Stage, outcome: Outcome, title: str, tamper: Once) -> None:
+    work = stage.work
+    work.result.write(0, bytes(len(SECRET)))
+    with stage.attack("link", title), stage.on_the_link(tamper):
+        said = stage.refused(work.copy)
+    outcome.see("the attack took place", tamper.done)
+    outcome.see(f"the TVM's job: {said or 'done'}", bool(said))
+    root_port = stage.platform.root_complex.fabric.ports[0]
+    secure = root_port.ide.is_secure(1)
+    outcome.see(f"the stream is {'Secure' if secure else 'Insecure'} at the root port", not secure)
+    failed = root_port.config.need(AerCapability).get(AerCapability.UNCORRECTABLE_STATUS, "ide_check_failed")
+    outcome.see(f"its IDE Check Failed error bit is {failed}", bool(failed))
+    outcome.see(f"the TDI is in {stage.state().name}", stage.state() is InterfaceState.ERROR)
+    outcome.tdi_states = stage.tdi_states()
+
+
+def _unchecked_open(self: KeySlot, ciphertext: bytes, mac: bytes, associated: bytes) -> bytes:
+    """Decrypt without looking at the MAC."""
+    key, iv = self._next()
+    return key.seal(iv, ciphertext, b"")[:-TAG_SIZE] if ciphertext else b""
+
+
+def _standing_counter(self: KeySlot) -> tuple[AeadKey, bytes]:
+    """Give the key with the first IV, again and again."""
+    if self._key is None:
+        raise Misuse("the slot holds no key")
+    return self._key, initialization_vector(FIRST_INVOCATION)
+
+
+_RULE = "PCIe Base 6.33.5: MAC over header and data; a failed check makes the stream Insecure and its TDIs go to ERROR"
+_COUNTED = "PCIe Base 6.33.5: each sub-stream's counter is its IV, so that a lost or repeated TLP fails the next check"
+_NO_COUNTER = without("the invocation counter in the IV", KeySlot, "_next", _standing_counter)
+
+LINK = (
+    Scenario(
+        40,
+        "bit-flip",
+        "somebody on the link flips a bit of an IDE TLP",
+        "link",
+        "run",
+        _RULE,
+        _bit_flip,
+        (without("the comparison of the MAC", KeySlot, "open", _unchecked_open),),
+    ),
+    Scenario(
+        41,
+        "lost-tlp",
+        "somebody on the link takes an IDE TLP away",
+        "link",
+        "run",
+        _COUNTED,
+        _lost_tlp,
+        (_NO_COUNTER,),
+    ),
+    Scenario(
+        41,
+        "replayed-tlp",
+        "somebody on the link lets an IDE TLP arrive twice",
+        "link",
+        "run",
+        _COUNTED,
+        _replayed_tlp,
+        (_NO_COUNTER,),
+    ),
+)
