@@ -199,7 +199,7 @@ class Scene:
         response = Measurements(
             **{"block_count": len(self.blocks), "record": record, "nonce": bytes(32), **self.response}
         )
-        transcript = request.encode(facts) + response.encode(replace(facts, signed=False))
+        transcript = request.encode(facts) + response.encode(facts._replace(signed=False))
         if self.version >= 0x12:
             transcript = vca + transcript
         signer = self.signer or self.identity

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from teeio.crypto.algorithms import P384_SUITE, BaseAsym, BaseHash, Suite
 from teeio.crypto.certificates import DeviceIdentity, DeviceInfo, Validity
 from teeio.crypto.entropy import SeededEntropy
-from teeio.crypto.keys import Asym
+from teeio.crypto.keys import Asym, PublicKey
 from teeio.flow import Done, Flow, Send
 from teeio.observe import Event
 from teeio.spdm import flows
@@ -61,6 +61,10 @@ def identity(algorithm: Asym = BaseAsym.ECDSA_P384, seed: bytes = b"identity") -
     return _identity(type(algorithm), int(algorithm), seed)
 
 
+def _identities(wanted: tuple[Asym | Identity, ...]) -> tuple[Identity, ...]:
+    return tuple(one if isinstance(one, Identity) else identity(one) for one in wanted)
+
+
 def measurements() -> DeviceMeasurements:
     return DeviceMeasurements(
         [
@@ -80,8 +84,9 @@ class Pair:
     responder_changes: dict[str, Any] = field(default_factory=dict)
     requester_changes: dict[str, Any] = field(default_factory=dict)
     vendor_protocols: tuple[Any, ...] = ()
-    identities: tuple[Asym, ...] = (BaseAsym.ECDSA_P384, BaseAsym.ECDSA_P256)
-    requester_identities: tuple[Asym, ...] = ()
+    identities: tuple[Asym | Identity, ...] = (BaseAsym.ECDSA_P384, BaseAsym.ECDSA_P256)
+    requester_identities: tuple[Asym | Identity, ...] = ()
+    peer_keys: tuple[PublicKey, ...] = ()
     mutual: MutualAuthentication | None = None
     device: dict[str, Any] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
@@ -95,12 +100,13 @@ class Pair:
             replace(offered, **self.requester_changes),
             SeededEntropy(b"requester"),
             self.events.append,
-            identities=tuple(identity(algorithm) for algorithm in self.requester_identities),
+            identities=_identities(self.requester_identities),
+            peer_keys=self.peer_keys,
         )
         serving = replace(Settings(capabilities=RESPONDER_CAPABILITIES, heartbeat_period=10), **self.responder_changes)
         self.responder = Responder(
             PlainBinding(),
-            tuple(identity(algorithm) for algorithm in self.identities),
+            _identities(self.identities),
             measurements(),
             SeededEntropy(b"responder"),
             serving,

@@ -3,7 +3,7 @@
 import pytest
 
 from teeio.crypto.aead import AeadKey
-from teeio.crypto.algorithms import Aead, BaseAsym, BaseHash, Dhe, Kem, MeasurementHash, PqcAsym
+from teeio.crypto.algorithms import Aead, BaseAsym, BaseHash, Dhe, Kem, MeasurementHash
 from teeio.crypto.entropy import SeededEntropy
 from teeio.crypto.kdf import digest
 from teeio.crypto.key_exchange import DHE_IMPLEMENTED, KEM_IMPLEMENTED, encapsulate, exchange_for, ffdhe_prime
@@ -29,12 +29,25 @@ def test_signatures(algorithm: Asym) -> None:
             verify(key.public, algorithm, message, changed, BaseHash.SHA_384, "context")
 
 
-@pytest.mark.parametrize("algorithm", PQC_SCHEMES, ids=lambda a: a.name)
-def test_the_context_string_binds_ml_dsa(algorithm: PqcAsym) -> None:
-    key = KEYS[PqcAsym, int(algorithm)]
+@pytest.mark.parametrize("algorithm", [BaseAsym.ED448, *PQC_SCHEMES], ids=lambda a: a.name)
+def test_the_context_string_binds_ed448_and_ml_dsa(algorithm: Asym) -> None:
+    key = KEYS[type(algorithm), int(algorithm)]
     signature = key.sign(b"message", BaseHash.SHA_384, "responder-challenge_auth signing")
     with pytest.raises(AuthenticationFailed):
         verify(key.public, algorithm, b"message", signature, BaseHash.SHA_384, "responder-measurements signing")
+
+
+def test_ed448_with_a_context_signs_as_rfc_8032_does() -> None:
+    """RFC 8032 section 7.4, "1 octet (with context)"."""
+    secret = "c4eab05d357007c632f3dbb48489924d552b08fe0c353a0d4a1f00acda2c463afbea67c5e8d2877c5e3bc397a659949ef8021e954e0a12274e"
+    public = "43ba28f430cdff456ae531545f7ecd0ac834a55d9358c0372bfa0c6c6798c0866aea01eb00742802b8438ea4cb82169c235160627b4c3a9480"
+    signature = (
+        "d4f8f6131770dd46f40867d6fd5d5055de43541f8c5e35abbcd001b32a89f7d2151f7647f11d8ca2ae279fb842d607217fce6e042f6815ea"
+        "000c85741de5c8da1144a6a1aba7f96de42505d7a7298524fda538fccbbb754f578c1cad10d54d0d5428407e85dcbc98a49155c13764e66c3c00"
+    )
+    key = SigningKey.generate(BaseAsym.ED448, lambda size: bytes.fromhex(secret))
+    assert key.public.public_bytes_raw().hex() == public
+    assert key.sign(b"\x03", BaseHash.SHA_384, "foo").hex() == signature
 
 
 def test_a_key_of_another_algorithm_is_refused() -> None:
@@ -44,7 +57,7 @@ def test_a_key_of_another_algorithm_is_refused() -> None:
 
 
 def test_ecdsa_and_eddsa_repeat_byte_for_byte() -> None:
-    for algorithm in (BaseAsym.ECDSA_P256, BaseAsym.ECDSA_P384, BaseAsym.ECDSA_P521, BaseAsym.ED25519):
+    for algorithm in (BaseAsym.ECDSA_P256, BaseAsym.ECDSA_P384, BaseAsym.ECDSA_P521, BaseAsym.ED25519, BaseAsym.ED448):
         once, again = (
             SigningKey.generate(algorithm, SeededEntropy(b"s")).sign(b"m", BaseHash.SHA_256) for _ in range(2)
         )

@@ -20,7 +20,13 @@ from teeio.errors import DecodeError
 
 NAMES = Names(DeviceInfo("Acme", "NIC" * 30, "7"), PciIdentity(0x8086, 0x10D3))
 VALIDITY = Validity(1.7e9, 2.5e9)
-ALGORITHMS: tuple[Asym, ...] = (BaseAsym.ECDSA_P521, BaseAsym.ED25519, PqcAsym.ML_DSA_44, PqcAsym.ML_DSA_87)
+ALGORITHMS: tuple[Asym, ...] = (
+    BaseAsym.ECDSA_P521,
+    BaseAsym.ED25519,
+    BaseAsym.ED448,
+    PqcAsym.ML_DSA_44,
+    PqcAsym.ML_DSA_87,
+)
 
 
 def found(algorithm: Asym, intermediates: int = 1) -> Hierarchy:

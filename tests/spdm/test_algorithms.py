@@ -4,14 +4,16 @@ from typing import Any
 
 import pytest
 
-from spdm_pair import Pair
+from spdm_pair import Pair, identity
 from teeio.crypto.algorithms import P384_SUITE, Aead, BaseAsym, BaseHash, Dhe, Kem, MeasurementHash, PqcAsym
 from teeio.crypto.key_exchange import DHE_IMPLEMENTED, KEM_IMPLEMENTED
 from teeio.crypto.keys import Asym
 from teeio.errors import ErrorResponse, Incompatible
 from teeio.spdm import flows
+from teeio.spdm.algorithm_rules import SINCE_1_2
 from teeio.spdm.constants import SummaryType, Version
-from teeio.spdm.state import RESPONDER_CAPABILITIES
+from teeio.spdm.mutual import MutualAuthentication
+from teeio.spdm.state import MUTUAL_CAPABILITIES, REQUESTER_CAPABILITIES, RESPONDER_CAPABILITIES
 
 ROOM = {"data_transfer_size": 1 << 16, "max_message_size": 1 << 16}
 SIGNING = [
@@ -21,6 +23,7 @@ SIGNING = [
     BaseAsym.ECDSA_P384,
     BaseAsym.ECDSA_P521,
     BaseAsym.ED25519,
+    BaseAsym.ED448,
     PqcAsym.ML_DSA_44,
     PqcAsym.ML_DSA_65,
     PqcAsym.ML_DSA_87,
@@ -61,11 +64,37 @@ def conversation(version: int, asym: Asym, group: Dhe | Kem, aead: Aead, base_ha
 @pytest.mark.parametrize("asym", SIGNING, ids=lambda a: a.name)
 @pytest.mark.parametrize("version", list(Version), ids=lambda v: v.text)
 def test_signature_algorithms(version: Version, asym: Asym) -> None:
-    if isinstance(asym, PqcAsym) and version < Version.V1_4:
+    since = Version.V1_4 if isinstance(asym, PqcAsym) else Version.V1_2 if asym & SINCE_1_2 else Version.V1_0
+    if version < since:
         with pytest.raises((Incompatible, ErrorResponse)):
             conversation(version, asym, Dhe.SECP384R1, Aead.AES_256_GCM, BaseHash.SHA_384)
         return
     conversation(version, asym, Dhe.SECP384R1, Aead.AES_256_GCM, BaseHash.SHA_384)
+
+
+@pytest.mark.parametrize("asym", SIGNING, ids=lambda a: a.name)
+def test_signature_algorithms_of_a_requester(asym: Asym) -> None:
+    """The requester signs CHALLENGE_AUTH and FINISH, in the version that has them all."""
+    trusted: list[bytes] = []
+    changes: dict[str, Any] = {
+        "req_base_asym": (asym,) if isinstance(asym, BaseAsym) else (),
+        "req_pqc_asym": (asym,) if isinstance(asym, PqcAsym) else (),
+        **ROOM,
+    }
+    serving = {"versions": (Version.V1_4,), "capabilities": RESPONDER_CAPABILITIES | MUTUAL_CAPABILITIES}
+    pair = Pair(
+        Version.V1_4,
+        P384_SUITE,
+        {**changes, **serving},
+        {**changes, "capabilities": REQUESTER_CAPABILITIES | MUTUAL_CAPABILITIES},
+        requester_identities=(asym,),
+        mutual=MutualAuthentication(lambda chain, now: trusted.append(chain), basic=True),
+    )
+    pair.authenticate()
+    pair.run(flows.challenge(pair.requester))
+    session = pair.run(flows.key_exchange(pair.requester))
+    assert trusted == [identity(asym).slots[0].chain(P384_SUITE.base_hash)] * 2
+    pair.run(flows.end_session(pair.requester, session))
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda g: g.name)

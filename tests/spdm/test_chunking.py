@@ -119,9 +119,43 @@ def test_a_responder_refuses_bad_chunks_early_and_keeps_nothing() -> None:
     assert ack.response[1:3] == bytes([m.Error.CODE, ErrorCode.INVALID_REQUEST])
     assert pair.responder.large.incoming is None
     assert not m.ChunkSendAck.decode(_send(pair), pair.requester.connection.facts).early_error
-    assert pair.responder.large.incoming is not None
-    pair.run(flows.get_digests())
+    again = m.ChunkSendAck.decode(_send(pair), pair.requester.connection.facts)
+    assert again.early_error, "chunk 1 was due"
     assert pair.responder.large.incoming is None
+
+
+def test_nothing_but_get_version_interrupts_a_transfer() -> None:
+    """DSP0274 as the DMTF reference quotes it: anything else is unexpected, and the transfer goes on."""
+    pair = Pair()
+    pair.authenticate()
+    facts = pair.requester.connection.facts
+    _send(pair)
+    for request in (m.GetDigests(), m.ChunkGet(handle=1)):
+        answer = pair.say(request.encode(facts))
+        assert (answer or b"")[1:3] == bytes([m.Error.CODE, ErrorCode.UNEXPECTED_REQUEST])
+    ack = m.ChunkSendAck.decode(_send(pair, sequence=1, last=1, large_message_size=0), facts)
+    assert not ack.early_error
+    assert pair.responder.large.incoming is None
+    _send(pair)
+    pair.run(flows.connect(pair.requester))
+    assert pair.responder.large.incoming is None
+
+
+def test_a_chunk_above_our_data_transfer_size_is_refused_early() -> None:
+    pair = small(Version.V1_2, 4608, 64)
+    pair.authenticate()
+    ack = m.ChunkSendAck.decode(_send(pair), pair.requester.connection.facts)
+    assert ack.early_error
+    assert ack.response[1:3] == bytes([m.Error.CODE, ErrorCode.INVALID_REQUEST])
+
+
+def test_chunks_that_are_too_small_are_refused_early() -> None:
+    pair = Pair()
+    pair.authenticate()
+    facts = pair.requester.connection.facts
+    assert m.ChunkSendAck.decode(_send(pair, chunk=b"x" * 25), facts).early_error
+    assert not m.ChunkSendAck.decode(_send(pair, chunk=b"x" * 26), facts).early_error
+    assert m.ChunkSendAck.decode(_send(pair, chunk=b"x" * 29, sequence=1, large_message_size=0), facts).early_error
 
 
 def test_no_chunks_inside_chunks() -> None:
@@ -164,11 +198,12 @@ def test_a_message_begun_at_one_place_does_not_go_on_at_another(begun: int | Non
     pair.authenticate()
     sessions = [pair.run(flows.key_exchange(pair.requester)) for _ in range(2)]
     start, other = (None if place is None else sessions[place] for place in (begun, continued))
-    request = m.VendorDefinedRequest(standard_id=3, vendor_id=b"\x01\x00", payload=b"\x07" + bytes(99))
+    request = m.VendorDefinedRequest(standard_id=3, vendor_id=b"\x01\x00", payload=b"\x07" + bytes(60))
     first, last = _pieces(pair, request.encode(pair.requester.connection.facts))
     assert (pair.say(first, start) or b"")[1] == m.ChunkSendAck.CODE
     refused = bytes([m.Error.CODE, ErrorCode.UNEXPECTED_REQUEST])
     assert (pair.say(last, other) or b"")[1:3] == refused
+    pair.say(last, start)
     # A large answer stays where it was asked for, too.
     asked = m.GetMeasurements(operation=0xFF, context=bytes(8)).encode(pair.requester.connection.facts)
     answer = pair.say(asked, start) or b""

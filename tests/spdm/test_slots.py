@@ -279,3 +279,19 @@ def test_the_large_form_needs_its_capability() -> None:
     pair.authenticate()
     request = m.GetCertificate(slot=0, large=1, large_length=1000)
     refusal(pair, ask(request), ErrorCode.UNSUPPORTED_REQUEST)
+
+
+@pytest.mark.parametrize("chunks", [True, False], ids=["chunks", "no chunks"])
+def test_all_of_a_chain_comes_at_once_where_chunks_carry_it(chunks: bool) -> None:
+    """A requester that asks for 0xFFFF bytes takes part of the chain for a violation if there are chunks (DSP0274 1.2)."""
+    flags = CAPABILITIES_OF_REQUESTER | Capability.CHUNK if chunks else CAPABILITIES_OF_REQUESTER & ~Capability.CHUNK
+    offered = {"capabilities": flags, "data_transfer_size": 0x200}
+    if not chunks:
+        offered["max_message_size"] = 0x200
+    pair = Pair(Version.V1_2, requester_changes=offered)
+    pair.run(flows.connect(pair.requester))
+    chain = pair.responder.identity.slots[0].chain(BaseHash.SHA_384)
+    assert len(chain) > 0x200
+    answer = pair.run(ask(m.GetCertificate(slot=0, offset=0, length=0xFFFF)))
+    assert answer.portion == (chain if chunks else chain[: 0x200 - 8])
+    assert len(answer.portion) + answer.remainder_length == len(chain)

@@ -19,9 +19,10 @@ from teeio.crypto.certificates import (
 )
 from teeio.crypto.certificates import Severity as FindingSeverity
 from teeio.crypto.kdf import digest, equal
-from teeio.crypto.keys import public_key_der, verify
+from teeio.crypto.keys import public_key_der
 from teeio.spdm.messages import AlgType, selected
-from teeio.spdm.transcript import MEASUREMENTS_CONTEXT, signing_message
+from teeio.spdm.signing import verify_transcript
+from teeio.spdm.transcript import MEASUREMENTS_CONTEXT
 
 _PATH_CHECKS = frozenset({"structure", "anchor", "path"})
 
@@ -142,8 +143,8 @@ def _signature(case: Case) -> Judgement:
     if not case.leaf_is_authentic:
         return unchecked("the leaf is not authentic, so its signature proves nothing")
     negotiation, record = case.negotiation, case.record
-    message = signing_message(negotiation.version, MEASUREMENTS_CONTEXT, record.transcript, negotiation.base_hash)
-    verify(leaf_public_key(case.leaf), negotiation.base_asym, message, record.signature, negotiation.base_hash)
+    key, algorithm = leaf_public_key(case.leaf), negotiation.base_asym
+    verify_transcript(key, algorithm, negotiation, MEASUREMENTS_CONTEXT, record.transcript, record.signature)
     return passed(f"{negotiation.base_asym.name} signature over VCA and measurements verifies under the leaf")
 
 

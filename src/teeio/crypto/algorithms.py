@@ -1,7 +1,7 @@
 """The algorithms of DSP0274, each a row: its bit in NEGOTIATE_ALGORITHMS, its sizes, and how to compute it.
 
-A member without an implementation (`available` is False) is still named, so that captures and refusals can name it; negotiation
-never selects it. The sizes are those of DSP0274 (NEGOTIATE_ALGORITHMS, ALGORITHMS tables).
+A member that is not provided is still named, so that captures and refusals can name it; which those are and why is in
+`availability`. The sizes are those of DSP0274 (NEGOTIATE_ALGORITHMS, ALGORITHMS tables).
 """
 
 from __future__ import annotations
@@ -115,11 +115,37 @@ class PqcAsym(IntFlag):
     ML_DSA_44 = 1 << 0
     ML_DSA_65 = 1 << 1
     ML_DSA_87 = 1 << 2
+    SLH_DSA_SHA2_128S = 1 << 3
+    SLH_DSA_SHAKE_128S = 1 << 4
+    SLH_DSA_SHA2_128F = 1 << 5
+    SLH_DSA_SHAKE_128F = 1 << 6
+    SLH_DSA_SHA2_192S = 1 << 7
+    SLH_DSA_SHAKE_192S = 1 << 8
+    SLH_DSA_SHA2_192F = 1 << 9
+    SLH_DSA_SHAKE_192F = 1 << 10
+    SLH_DSA_SHA2_256S = 1 << 11
+    SLH_DSA_SHAKE_256S = 1 << 12
+    SLH_DSA_SHA2_256F = 1 << 13
+    SLH_DSA_SHAKE_256F = 1 << 14
 
     @property
     def signature_size(self) -> int:
-        """Signature size in bytes (FIPS 204)."""
-        return {PqcAsym.ML_DSA_44: 2420, PqcAsym.ML_DSA_65: 3309, PqcAsym.ML_DSA_87: 4627}[self]
+        """Signature size in bytes (FIPS 204 and 205)."""
+        return _PQC_SIGNATURE_SIZES[str(self.name).replace("SHAKE", "SHA2")]
+
+
+_PQC_SIGNATURE_SIZES = {
+    "ML_DSA_44": 2420,
+    "ML_DSA_65": 3309,
+    "ML_DSA_87": 4627,
+    "SLH_DSA_SHA2_128S": 7856,
+    "SLH_DSA_SHA2_128F": 17088,
+    "SLH_DSA_SHA2_192S": 16224,
+    "SLH_DSA_SHA2_192F": 35664,
+    "SLH_DSA_SHA2_256S": 29792,
+    "SLH_DSA_SHA2_256F": 49856,
+}
+"""By parameter set; those over SHAKE have the sizes of those over SHA2."""
 
 
 class Dhe(IntFlag):

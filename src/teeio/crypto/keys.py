@@ -14,11 +14,14 @@ from typing import Any, TypeAlias
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from teeio.crypto.algorithms import BaseAsym, BaseHash, PqcAsym
+from teeio.crypto.ed448 import sign as sign_ed448
+from teeio.crypto.ed448 import verify as verify_ed448
 from teeio.crypto.entropy import Entropy
+from teeio.crypto.mldsa_pkcs8 import load_with_expanded_key
 from teeio.crypto.scalars import CURVES, private_key
 from teeio.errors import AuthenticationFailed, Incompatible, Misuse
 
@@ -26,6 +29,7 @@ PublicKey: TypeAlias = (
     ec.EllipticCurvePublicKey
     | rsa.RSAPublicKey
     | ed25519.Ed25519PublicKey
+    | ed448.Ed448PublicKey
     | mldsa.MLDSA44PublicKey
     | mldsa.MLDSA65PublicKey
     | mldsa.MLDSA87PublicKey
@@ -60,7 +64,7 @@ def hash_algorithm(algorithm: BaseHash) -> HashAlgorithm:
 
 
 class Scheme(ABC):
-    """How one signature algorithm makes keys, signs and verifies. `context` is the FIPS context string of ML-DSA."""
+    """How one signature algorithm makes keys, signs and verifies. `context` is the context string of ML-DSA and Ed448."""
 
     @abstractmethod
     def generate(self, entropy: Entropy) -> Any:
@@ -137,6 +141,20 @@ class _Ed25519(Scheme):
         public.verify(signature, message)
 
 
+class _Ed448(Scheme):
+    def generate(self, entropy: Entropy) -> ed448.Ed448PrivateKey:
+        return ed448.Ed448PrivateKey.from_private_bytes(entropy(57))
+
+    def fits(self, public: object) -> bool:
+        return isinstance(public, ed448.Ed448PublicKey)
+
+    def sign(self, key: Any, message: bytes, base_hash: BaseHash, context: bytes) -> bytes:
+        return sign_ed448(key, message, context)
+
+    def verify(self, public: Any, message: bytes, signature: bytes, base_hash: BaseHash, context: bytes) -> None:
+        verify_ed448(public, message, signature, context)
+
+
 @dataclass(frozen=True, slots=True)
 class _MlDsa(Scheme):
     private: Any
@@ -166,6 +184,7 @@ BASE_SCHEMES: Mapping[BaseAsym, Scheme] = {
     BaseAsym.ECDSA_P384: _Ecdsa(48),
     BaseAsym.ECDSA_P521: _Ecdsa(66),
     BaseAsym.ED25519: _Ed25519(),
+    BaseAsym.ED448: _Ed448(),
 }
 """Traditional signature algorithms that are implemented."""
 
@@ -242,7 +261,7 @@ def signing_key_pem(key: SigningKey) -> bytes:
 def signing_key_from_pem(pem: bytes, algorithm: Asym) -> SigningKey:
     """Read an unencrypted PEM private key. Raises `Misuse` if it is not of `algorithm`."""
     try:
-        key = serialization.load_pem_private_key(pem, None)
+        key = load_with_expanded_key(pem) or serialization.load_pem_private_key(pem, None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise Misuse(f"not a usable PEM private key: {error}") from error
     if not scheme(algorithm).fits(key.public_key()):

@@ -5,9 +5,10 @@ That side is the requester. When the responder asks through encapsulated request
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from teeio.crypto.keys import PublicKey
 from teeio.errors import DecodeError, ErrorResponse, Misuse, PeerViolation
 from teeio.observe import Event
 from teeio.spdm import messages as m
@@ -18,12 +19,14 @@ from teeio.spdm.transcript import Transcript
 
 
 class Asker(Protocol):
-    """What flows need of the side that asks: `chains` are the peer's certificate chains by slot, as read."""
+    """What flows need of the side that asks: the peer's chains by slot with their models, as read, and its provisioned public keys."""
 
     connection: Connection
     settings: Settings
     transcript: Transcript
     chains: dict[int, bytes]
+    models: dict[int, int]
+    peer_keys: Sequence[PublicKey]
     peer: str
 
     def entropy(self, size: int, /) -> bytes:

@@ -10,6 +10,7 @@ from teeio.errors import Reject
 from teeio.spdm import messages as m
 from teeio.spdm.constants import Capability, ErrorCode, SummaryType
 from teeio.spdm.device_state import KeyUsage
+from teeio.spdm.signing import sign_transcript
 from teeio.spdm.state import Connection, Session
 from teeio.spdm.transcript import (
     CHALLENGE_CONTEXT,
@@ -17,7 +18,6 @@ from teeio.spdm.transcript import (
     KEY_EXCHANGE_CONTEXT,
     MEASUREMENTS_CONTEXT,
     signers_context,
-    signing_message,
 )
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ class Call:
     """One request being answered.
 
     `after` runs once the response has been protected: it changes keys or ends sessions. `before` is the connection to return
-    to if the request is refused.
+    to if the request is refused. `in_one_transfer` is false of a message that was put together here or inside another one:
+    DataTransferSize does not bound it.
     """
 
     request: bytes
@@ -37,6 +38,7 @@ class Call:
     now: float
     after: Callable[[], None] | None = None
     before: Connection | None = None
+    in_one_transfer: bool = True
 
     @property
     def session_id(self) -> int | None:
@@ -93,5 +95,4 @@ def sign(r: Responder, slot: int, context: str, transcript: bytes) -> bytes:
     """Sign a transcript with the key of a slot."""
     _check_use(r, slot, context)
     context = signers_context(context, encapsulated=r.connection.encapsulated)
-    message = signing_message(r.connection.version, context, transcript, r.connection.base_hash)
-    return r.slot(slot).key.sign(message, r.connection.base_hash, context)
+    return sign_transcript(r.slot(slot).key, r.connection, context, transcript, r.settings.signature_order)

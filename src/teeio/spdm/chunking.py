@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from teeio.errors import PeerViolation
-from teeio.spdm.constants import MIN_DATA_TRANSFER_SIZE, Version
+from teeio.errors import PeerViolation, Reject
+from teeio.spdm.constants import MIN_DATA_TRANSFER_SIZE, ErrorCode, Version
+from teeio.spdm.messages import ChunkGet, ChunkSend, GetVersion, name_of
+
+CHUNK_CODES = (ChunkSend.CODE, ChunkGet.CODE)
+"""The requests that large messages travel in."""
 
 _OVERHEAD = 12
 """Bytes of CHUNK_SEND and CHUNK_RESPONSE before the chunk; the first one has LargeMessageSize besides."""
@@ -81,6 +85,8 @@ class Incoming:
             raise PeerViolation(f"chunk {number} of handle {handle}, expected {self.number} of {self.handle}", _CLAUSE)
         if number == 0:
             self._begin(size, last)
+        if not last and _OVERHEAD + (0 if number else _SIZE_FIELD) + len(chunk) < MIN_DATA_TRANSFER_SIZE:
+            raise PeerViolation(f"a chunk of {len(chunk)} bytes that is not the last one", _CLAUSE)
         if not chunk or len(self.data) + len(chunk) > self.size:
             raise PeerViolation(f"{len(self.data) + len(chunk)} bytes of a message of {self.size}", _CLAUSE)
         self.data += chunk
@@ -105,6 +111,15 @@ class LargeMessages:
 
     incoming: Incoming | None = None
     outgoing: Outgoing | None = None
+
+    def check_uninterrupted(self, code: int) -> None:
+        """Refuse a request that is no part of the transfer under way, which goes on; GET_VERSION alone may end it.
+
+        As the DMTF reference quotes DSP0274: UnexpectedRequest does not interrupt the transfer.
+        """
+        part_of_it = ChunkSend.CODE if self.incoming else ChunkGet.CODE
+        if (self.incoming or self.outgoing) and code not in (part_of_it, GetVersion.CODE):
+            raise Reject(ErrorCode.UNEXPECTED_REQUEST, f"{name_of(code)} amid a large message ({_CLAUSE})")
 
     def abandon(self) -> None:
         """Give up both."""

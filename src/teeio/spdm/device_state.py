@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from enum import IntFlag
 
 from teeio.crypto.algorithms import BaseHash, MeasurementHash
-from teeio.crypto.certificates import CertificateModel, chain_structure
+from teeio.crypto.certificates import CertificateModel, DeviceIdentity, chain_structure
 from teeio.crypto.kdf import digest
 from teeio.crypto.keys import Asym, SigningKey
-from teeio.spdm.constants import SummaryType
+from teeio.spdm.constants import PUBLIC_KEY_SLOT, Capability, SummaryType
 from teeio.spdm.messages import Log, LogEntry, MeasurementBlock, MeasurementType
+from teeio.spdm.public_keys import key_hash
 
 
 class KeyUsage(IntFlag):
@@ -29,6 +30,8 @@ class KeyUsage(IntFlag):
 class Slot:
     """A certificate slot: DER certificates from the root to the leaf, and the leaf's private key.
 
+    The slot of a provisioned public key (0xFF, PUB_KEY_ID) has no certificates.
+    In the Alias model `device_key` signs the leaf: with it SET_CERTIFICATE can replace what stands above (see `alias`).
     `key_pair_id` and `model` are told on multi-key connections only; 0 where the key has no number (see `provisioning`).
     """
 
@@ -36,10 +39,21 @@ class Slot:
     key: SigningKey
     key_pair_id: int = 0
     model: CertificateModel = CertificateModel.DEVICE
+    device_key: SigningKey | None = None
+
+    @classmethod
+    def of(cls, made: DeviceIdentity) -> Slot:
+        """Give the slot of a device's identity."""
+        model = CertificateModel.DEVICE if made.device_key is None else CertificateModel.ALIAS
+        return cls(made.path, made.key, model=model, device_key=made.device_key)
 
     def chain(self, base_hash: BaseHash) -> bytes:
         """Give the SPDM certificate chain structure."""
         return chain_structure(self.certificates[0], list(self.certificates[1:]), base_hash)
+
+    def chain_hash(self, base_hash: BaseHash) -> bytes:
+        """Give the hash that stands for the slot: of its certificate chain structure, or of its public key."""
+        return digest(base_hash, self.chain(base_hash)) if self.certificates else key_hash(base_hash, self.key.public)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +62,15 @@ class Identity:
 
     slots: Mapping[int, Slot]
 
+    @classmethod
+    def of_public_key(cls, key: SigningKey) -> Identity:
+        """Give the identity of a side whose peer knows its public key beforehand (PUB_KEY_ID)."""
+        return cls({PUBLIC_KEY_SLOT: Slot((), key)})
+
+    def suits(self, flags: Capability) -> bool:
+        """Tell whether this is what capability flags promise: the one public key with PUB_KEY_ID, else chains."""
+        return (PUBLIC_KEY_SLOT in self.slots) is bool(flags & Capability.PUB_KEY_ID)
+
     @property
     def algorithm(self) -> Asym:
         """The signature algorithm of all slots."""
@@ -55,15 +78,16 @@ class Identity:
 
     @property
     def slot_mask(self) -> int:
-        """ProvisionedSlotMask."""
-        return sum(1 << slot for slot in self.slots)
+        """ProvisionedSlotMask; a provisioned public key has no bit."""
+        return sum(1 << slot for slot in self.slots if slot != PUBLIC_KEY_SLOT)
 
 
-def identity_for(identities: Iterable[Identity], algorithm: Asym) -> Identity | None:
-    """Give the identity of a signature algorithm, or None."""
+def identity_for(identities: Iterable[Identity], algorithm: Asym, flags: Capability) -> Identity | None:
+    """Give the identity of a signature algorithm that suits the side's capability flags, or None."""
     # Flags of different kinds are equal as integers, so the kind is compared too.
     for identity in identities:
-        if type(identity.algorithm) is type(algorithm) and identity.algorithm == algorithm:
+        same = type(identity.algorithm) is type(algorithm) and identity.algorithm == algorithm
+        if same and identity.suits(flags):
             return identity
     return None
 

@@ -6,19 +6,20 @@ pending. It has at most 255 requests, so that a request id never comes twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from teeio.crypto.entropy import Entropy
+from teeio.crypto.keys import PublicKey
 from teeio.errors import ErrorResponse, Misuse, PeerViolation, Reject, TeeioError
 from teeio.flow import Flow
 from teeio.observe import Observer, Refused
 from teeio.spdm import messages as m
 from teeio.spdm.asking import check_legal, decode_answer, error_answer
 from teeio.spdm.call import Call
-from teeio.spdm.constants import Capability, ErrorCode, Version
+from teeio.spdm.constants import Capability, ErrorCode
 from teeio.spdm.exchange import Answer, Ask
 from teeio.spdm.rules import Place
 from teeio.spdm.state import ENCAPSULATION_OVERHEAD, Connection, SessionPhase, Settings
@@ -26,6 +27,9 @@ from teeio.spdm.transcript import Transcript
 
 if TYPE_CHECKING:
     from teeio.spdm.responder import Responder
+
+Wish = Callable[["Responder", "int | None"], None]
+"""Looks whether the responder wants to ask something where a GET_ENCAPSULATED_REQUEST came (a session or outside), and makes it pending."""
 
 MAX_REQUESTS = 255
 ENCAPSULABLE = frozenset(
@@ -65,6 +69,8 @@ class Counterpart:
     drop_session: Callable[[int, str], None] = field(repr=False)
     max_transport_padding: int
     chains: dict[int, bytes] = field(default_factory=dict)
+    models: dict[int, int] = field(default_factory=dict)
+    peer_keys: Sequence[PublicKey] = ()
 
     @classmethod
     def of(cls, r: Responder) -> Counterpart:
@@ -167,11 +173,13 @@ def _pending(r: Responder, call: Call) -> Encapsulation | None:
 
 def get_encapsulated_request(r: Responder, request: m.GetEncapsulatedRequest, call: Call) -> m.Response:
     """Give the request of ours that is pending; a repeated GET_ENCAPSULATED_REQUEST gets the same one again."""
+    for wish in r.wishes:
+        if r.pending is None and r.connection.common_capabilities & Capability.ENCAP:
+            wish(r, call.session_id)
     pending = _pending(r, call)
     if pending is None or (pending.asked is None and not _begun(r, pending)):
-        later = r.connection.version >= Version.V1_3
-        code = ErrorCode.NO_PENDING_REQUESTS if later else ErrorCode.UNEXPECTED_REQUEST
-        raise Reject(code, "no encapsulated request is pending (DSP0274 GET_ENCAPSULATED_REQUEST)")
+        why = "no encapsulated request is pending (DSP0274 GET_ENCAPSULATED_REQUEST)"
+        raise Reject(ErrorCode.NO_PENDING_REQUESTS, why)
     return m.EncapsulatedRequest(request_id=pending.request_id, inner=pending.sent)
 
 

@@ -6,16 +6,17 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from teeio.crypto.kdf import digest
 from teeio.errors import PeerViolation, Reject
 from teeio.spdm import messages as m
 from teeio.spdm import negotiation
+from teeio.spdm.algorithm_rules import not_provided
 from teeio.spdm.call import Call, NotReady, Silence, encoded, sign, summary
 from teeio.spdm.chunking import Incoming, sequence_fields
 from teeio.spdm.constants import ALL_MEASUREMENTS, Capability, ErrorCode, Version
 from teeio.spdm.encapsulation import ENCAPSULATION_HANDLERS
 from teeio.spdm.information_handlers import INFORMATION_HANDLERS
 from teeio.spdm.provisioning_handlers import PROVISIONING_HANDLERS
+from teeio.spdm.public_keys import from_four_bits, in_four_bits
 from teeio.spdm.rules import Phase
 from teeio.spdm.session_handlers import SESSION_HANDLERS
 from teeio.spdm.transcript import CHALLENGE_CONTEXT, MEASUREMENTS_CONTEXT
@@ -82,7 +83,7 @@ def negotiate_algorithms(r: Responder, request: m.NegotiateAlgorithms, call: Cal
     answer = negotiation.select(r.settings, r.connection, request)
     lacking = negotiation.missing(r.connection, answer)
     if lacking:
-        raise Reject(ErrorCode.INVALID_REQUEST, f"no common {lacking} (DSP0274 ALGORITHMS)")
+        raise Reject(ErrorCode.INVALID_REQUEST, f"no common {lacking}{not_provided(request)} (DSP0274 ALGORITHMS)")
     multi_key = bool(request.responder_multi_key)
     r.agreed(phase=Phase.NEGOTIATED, multi_key=multi_key, **negotiation.chosen(answer))
     return answer
@@ -97,7 +98,7 @@ def get_digests(r: Responder, request: m.GetDigests, call: Call) -> m.Response:
     return m.Digests(
         supported_slots=r.provisioning.supported_slots if r.provisioning else identity.slot_mask,
         provisioned_slots=identity.slot_mask,
-        digests=b"".join(digest(base_hash, slot.chain(base_hash)) for slot in slots),
+        digests=b"".join(slot.chain_hash(base_hash) for slot in slots),
         key_pair_ids=tuple(slot.key_pair_id for slot in told),
         certificate_info=tuple(slot.model.value for slot in told),
         key_usage=tuple(int(r.key_usage(slot)) for slot in told),
@@ -119,7 +120,8 @@ def get_certificate(r: Responder, request: m.GetCertificate, call: Call) -> m.Re
     offset, length = (request.large_offset, request.large_length) if request.large else (request.offset, request.length)
     if offset >= len(chain) or not length:
         raise Reject(ErrorCode.INVALID_REQUEST, f"offset {offset} of {len(chain)} bytes (DSP0274 GET_CERTIFICATE)")
-    room = (r.connection.peer_data_transfer_size or 0x10000) - (16 if request.large else 8)
+    # With chunks the whole of what is asked for is given: a requester that asks for everything at once must get it (1.2).
+    room = (r.connection.peer_message_limit or 0x10000) - (16 if request.large else 8)
     portion = chain[offset:][: min(length, room)]
     return _portion(request, model, portion, len(chain) - offset - len(portion))
 
@@ -132,11 +134,8 @@ def _check_form(r: Responder, request: m.GetCertificate, size: int) -> None:
         )
     if size <= _SMALL_CHAIN or request.large:
         return
-    if r.connection.version < Version.V1_4:
-        raise Reject(ErrorCode.UNSPECIFIED, f"a chain of {size} bytes needs 1.4 (DSP0274 GET_CERTIFICATE)")
-    raise Reject(
-        ErrorCode.DATA_TOO_LARGE, f"a chain of {size} bytes needs the large form", extended=size.to_bytes(4, "little")
-    )
+    why = f"a chain of {size} bytes needs the large form of 1.4 (DSP0274 GET_CERTIFICATE)"
+    raise Reject(ErrorCode.DATA_TOO_LARGE, why, extended=size.to_bytes(4, "little"))
 
 
 def _portion(request: m.GetCertificate, model: int, portion: bytes, remainder: int) -> m.Certificate:
@@ -153,12 +152,12 @@ def _portion(request: m.GetCertificate, model: int, portion: bytes, remainder: i
 
 def challenge(r: Responder, request: m.Challenge, call: Call) -> m.Response:
     """Sign M1."""
-    r.slot(request.slot)  # refuses where no signature algorithm was negotiated, too
+    slot = r.slot(request.slot)  # refuses where no signature algorithm was negotiated, too
     size = r.connection.asym.signature_size
     response = m.ChallengeAuth(
-        slot=request.slot & 0xF,
+        slot=in_four_bits(request.slot),
         slot_mask=r.identity.slot_mask,
-        chain_hash=digest(r.connection.base_hash, r.slot(request.slot).chain(r.connection.base_hash)),
+        chain_hash=slot.chain_hash(r.connection.base_hash),
         nonce=r.entropy(32),
         summary=summary(r, request.summary_type),
         context=request.context,
@@ -177,7 +176,7 @@ def get_measurements(r: Responder, request: m.GetMeasurements, call: Call) -> m.
     if call.now < r.measurements.ready_at:
         raise NotReady(r.measurements.ready_at)
     signed = bool(request.signature_requested)
-    slot = request.slot & 0xF
+    slot = from_four_bits(request.slot)
     if signed and not r.connection.responder_capabilities & Capability.MEAS_SIG:
         raise Reject(
             ErrorCode.UNSUPPORTED_REQUEST, "measurements are not signed here (DSP0274 MEAS_CAP)", m.GetMeasurements.CODE
@@ -193,7 +192,7 @@ def get_measurements(r: Responder, request: m.GetMeasurements, call: Call) -> m.
     size = r.connection.asym.signature_size if signed else 0
     response = m.Measurements(
         total=len(blocks) if request.operation == 0 else 0,
-        slot=slot,
+        slot=in_four_bits(slot),
         block_count=len(wanted),
         record=b"".join(block.encode() for block in wanted),
         nonce=r.entropy(32),
@@ -234,13 +233,15 @@ def chunk_send(r: Responder, request: m.ChunkSend, call: Call) -> m.Response:
     """Take a piece of a large request; the last one is answered with the response to the whole."""
     number = request.sequence or request.large_sequence
     large = r.large_at(call)
-    if number == 0:
+    if number == 0 and large.incoming is None:
         large.incoming = Incoming(request.handle, r.connection.version, r.settings.max_message_size)
     incoming, large.incoming = large.incoming, None
     if incoming is None:
         raise Reject(ErrorCode.UNEXPECTED_REQUEST, "no large request is under way (DSP0274 CHUNK_SEND)")
     acknowledged: dict[str, Any] = {"handle": request.handle, **sequence_fields(r.connection.version, number)}
     try:
+        if r.exceeds_transfer(call):
+            raise PeerViolation(f"CHUNK_SEND of {len(call.request)} bytes", "DSP0274 DataTransferSize")
         incoming.add(request.handle, number, request.chunk, request.large_message_size, last=bool(request.last))
     except PeerViolation as violation:
         error = r.refuse(call, Reject(ErrorCode.INVALID_REQUEST, str(violation)))

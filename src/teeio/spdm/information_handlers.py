@@ -10,6 +10,7 @@ from teeio.spdm import messages as m
 from teeio.spdm.call import Call, encoded, sign
 from teeio.spdm.constants import Capability, ErrorCode
 from teeio.spdm.events import Events, problem_of_events
+from teeio.spdm.public_keys import from_four_bits, in_four_bits
 from teeio.spdm.transcript import ENDPOINT_INFO_CONTEXT
 
 if TYPE_CHECKING:
@@ -47,10 +48,10 @@ def get_endpoint_info(r: Responder, request: m.GetEndpointInfo, call: Call) -> m
             "endpoint information is not signed here (DSP0274 EP_INFO_CAP)",
             m.GetEndpointInfo.CODE,
         )
-    slot = request.slot & 0xF
+    slot = from_four_bits(request.slot)
     r.slot(slot)  # refuses where no signature algorithm was negotiated, too
     size = r.connection.asym.signature_size
-    response = m.EndpointInfo(slot=slot, nonce=r.entropy(32), info=info, signature=bytes(size))
+    response = m.EndpointInfo(slot=in_four_bits(slot), nonce=r.entropy(32), info=info, signature=bytes(size))
     il1 = r.transcript.vca + call.request + encoded(r, request, response, size)
     response.signature = sign(r, slot, ENDPOINT_INFO_CONTEXT, il1)
     return response

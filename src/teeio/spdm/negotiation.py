@@ -19,6 +19,7 @@ from teeio.crypto.algorithms import (
     PqcAsym,
 )
 from teeio.errors import PeerViolation
+from teeio.spdm.algorithm_rules import defined_in
 from teeio.spdm.constants import (
     KNOWN_CAPABILITIES,
     MIN_DATA_TRANSFER_SIZE,
@@ -44,12 +45,18 @@ MAX_CT_EXPONENT = 31
 _EP_INFO = Cap.EP_INFO_SIG | Cap.EP_INFO_NO_SIG
 _MULTI_KEY = Cap.MULTI_KEY_NEG | Cap.MULTI_KEY_ONLY
 _IDENTITY = Cap.CERT | Cap.PUB_KEY_ID
+_SIGNING = Cap.CHAL | Cap.KEY_EX | Cap.MEAS_SIG | Cap.EP_INFO_SIG
+_KEY_PAIRS = Cap.GET_KEY_PAIR_INFO | Cap.SET_KEY_PAIR_INFO
 
 NO_FLAGS = Cap(0)
 
 FlagRule = tuple[str, Callable[[Cap], bool]]
 
 _COMMON_FLAG_RULES: tuple[FlagRule, ...] = (
+    ("CERT and PUB_KEY_ID exclude each other", lambda f: f & _IDENTITY != _IDENTITY),
+    ("CHAL and MUT_AUTH need CERT or PUB_KEY_ID", lambda f: not f & (Cap.CHAL | Cap.MUT_AUTH) or bool(f & _IDENTITY)),
+    ("PUB_KEY_ID needs CHAL, KEY_EX, signed MEAS or EP_INFO", lambda f: not f & Cap.PUB_KEY_ID or bool(f & _SIGNING)),
+    ("MUT_AUTH needs CHAL or KEY_EX", lambda f: not f & Cap.MUT_AUTH or bool(f & (Cap.CHAL | Cap.KEY_EX))),
     ("EP_INFO_CAP 11b is reserved", lambda f: f & _EP_INFO != _EP_INFO),
     ("EP_INFO_CAP 10b needs CERT or PUB_KEY_ID", lambda f: not f & Cap.EP_INFO_SIG or bool(f & _IDENTITY)),
     ("MULTI_KEY_CAP 11b is reserved", lambda f: f & _MULTI_KEY != _MULTI_KEY),
@@ -61,8 +68,6 @@ REQUESTER_FLAG_RULES: tuple[FlagRule, ...] = (
     ("KEY_EX or PSK needs ENCRYPT or MAC", lambda f: not f & SESSION_CAPABILITIES or bool(f & (Cap.ENCRYPT | Cap.MAC))),
     ("session flags need KEY_EX or PSK", lambda f: bool(f & SESSION_CAPABILITIES) or not f & NEEDS_SESSION),
     ("HANDSHAKE_IN_THE_CLEAR needs KEY_EX", lambda f: not f & Cap.HANDSHAKE_IN_THE_CLEAR or bool(f & Cap.KEY_EX)),
-    ("CERT and PUB_KEY_ID exclude each other", lambda f: not (f & Cap.CERT and f & Cap.PUB_KEY_ID)),
-    ("MUT_AUTH needs CHAL or KEY_EX", lambda f: not f & Cap.MUT_AUTH or bool(f & (Cap.CHAL | Cap.KEY_EX))),
     ("EVENT needs KEY_EX or PSK", lambda f: not f & Cap.EVENT or bool(f & SESSION_CAPABILITIES)),
     *_COMMON_FLAG_RULES,
 )
@@ -70,6 +75,10 @@ REQUESTER_FLAG_RULES: tuple[FlagRule, ...] = (
 
 RESPONDER_FLAG_RULES: tuple[FlagRule, ...] = (
     ("KEY_EX or PSK needs ENCRYPT or MAC", lambda f: not f & SESSION_CAPABILITIES or bool(f & (Cap.ENCRYPT | Cap.MAC))),
+    ("KEY_EX needs CERT or PUB_KEY_ID", lambda f: not f & Cap.KEY_EX or bool(f & _IDENTITY)),
+    ("signed MEAS needs CERT or PUB_KEY_ID", lambda f: not f & Cap.MEAS_SIG or bool(f & _IDENTITY)),
+    ("ALIAS_CERT needs CERT", lambda f: not f & Cap.ALIAS_CERT or bool(f & Cap.CERT)),
+    ("PUB_KEY_ID goes without KEY_PAIR_INFO", lambda f: not f & Cap.PUB_KEY_ID or not f & _KEY_PAIRS),
     ("CSR needs SET_CERT", lambda f: not f & Cap.CSR or bool(f & Cap.SET_CERT)),
     ("SET_CERT needs CERT", lambda f: not f & Cap.SET_CERT or bool(f & Cap.CERT)),
     ("CERT_INSTALL_RESET needs SET_CERT", lambda f: not f & Cap.CERT_INSTALL_RESET or bool(f & Cap.SET_CERT)),
@@ -142,6 +151,7 @@ def offer(settings: Settings, version: int, responder: Cap = NO_FLAGS) -> Negoti
 
     `responder` are the flags of CAPABILITIES: they decide what is asked about measurement logs and several keys.
     """
+    settings = defined_in(settings, version)
     later = version >= Version.V1_4
     mutual = settings.capabilities & Cap.MUT_AUTH
     offered = {
@@ -196,6 +206,7 @@ def select(settings: Settings, connection: Connection, request: NegotiateAlgorit
     Of a traditional and a post-quantum algorithm for the same purpose only one is selected: the traditional one, if there is one
     in common (as the DMTF reference prefers unless told otherwise).
     """
+    settings = defined_in(settings, connection.version)
     mutual = connection.common_capabilities & Cap.MUT_AUTH
     preferences: dict[int, tuple[IntFlag, ...]] = {
         AlgType.DHE: settings.dhe,

@@ -40,9 +40,8 @@ class Postponed:
         )
 
 
-def resumed(postponed: Postponed | None, call: Call) -> Call:
+def resumed(postponed: Postponed | None, request: m.RespondIfReady, call: Call) -> Call:
     """Give the call that a RESPOND_IF_READY resumes, or refuse."""
-    request, _ = m.RespondIfReady.decode_prefix(call.request, m.Facts(version=call.request[0]))
     if postponed is None:
         raise Reject(ErrorCode.INVALID_REQUEST, "no request is waiting (DSP0274 RESPOND_IF_READY)")
     asked = (request.original_request_code, request.token, call.session_id)
@@ -50,4 +49,4 @@ def resumed(postponed: Postponed | None, call: Call) -> Call:
         raise Reject(ErrorCode.INVALID_REQUEST, "another request is waiting (DSP0274 RESPOND_IF_READY)")
     if call.now < postponed.until:
         raise postponed.refusal(call.now)
-    return Call(postponed.request, call.session, call.now)
+    return Call(postponed.request, call.session, call.now, in_one_transfer=False)

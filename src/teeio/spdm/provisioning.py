@@ -1,7 +1,7 @@
 """What of a device's identity lasts and can be changed through SPDM: certificate slots, key pairs, pending requests.
 
 DSP0274 1.2 GET_CSR and SET_CERTIFICATE, 1.3 KEY_PAIR_INFO. One object serves all connections of a device. With
-CERT_INSTALL_RESET, changes wait here until `reset`. Leaves out the Alias certificate model, in which the device itself signs.
+CERT_INSTALL_RESET, changes wait here until `reset`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from teeio.crypto.algorithms import BaseAsym, BaseHash, PqcAsym
 from teeio.crypto.certificates import CertificateModel, certificate_request
 from teeio.crypto.keys import Asym, SigningKey, scheme
 from teeio.errors import Misuse, Reject
+from teeio.spdm.alias import certified
 from teeio.spdm.constants import ErrorCode
 from teeio.spdm.device_state import Identity, KeyUsage, Slot
 
@@ -126,6 +127,10 @@ class CsrOrder:
     made: bytes = b""
 
 
+def _nobody(slots: int) -> None:
+    """Tell nobody."""
+
+
 @dataclass(slots=True)
 class Provisioning:
     """Slots and key pairs of a device; give it to every `Responder` of the device.
@@ -143,6 +148,8 @@ class Provisioning:
     staged: dict[tuple[int, int], Slot | None] = field(default_factory=dict)
     orders: dict[int, CsrOrder] = field(default_factory=dict)
     key_changes: dict[int, Callable[[], None]] = field(default_factory=dict)
+    changed: Callable[[int], None] = field(default=_nobody, repr=False)
+    """Told the mask of a slot that has been written or erased."""
 
     @classmethod
     def of(
@@ -159,10 +166,11 @@ class Provisioning:
         for identity in identities:
             slots = {}
             for number, slot in identity.slots.items():
-                at = numbers.get(id(slot.key.key))
+                key, _ = certified(slot)
+                at = numbers.get(id(key.key))
                 if at is None:
-                    made.key_pairs.append(KeyPair(slot.key, capabilities=capabilities))
-                    at = numbers[id(slot.key.key)] = len(made.key_pairs)
+                    made.key_pairs.append(KeyPair(key, capabilities=capabilities))
+                    at = numbers[id(key.key)] = len(made.key_pairs)
                 made.key_pairs[at - 1].slots |= 1 << number
                 slots[number] = replace(slot, key_pair_id=at)
             made.identities.append(Identity(slots))
@@ -202,6 +210,7 @@ class Provisioning:
     def put(self, identity: Identity, number: int, slot: Slot | None) -> None:
         """Write a slot, or erase it with None; the key pairs' associations follow."""
         self._put(self._index(identity), number, slot)
+        self.changed(1 << number)
 
     def _put(self, at: int, number: int, slot: Slot | None) -> None:
         slots = dict(self.identities[at].slots)

@@ -1,7 +1,8 @@
 """What the responder does when it is provisioned: GET_CSR, SET_CERTIFICATE (1.2), GET_ and SET_KEY_PAIR_INFO (1.3).
 
 Nothing is stored before it has been checked: the chain must parse, each certificate must be signed by the one before, the leaf must
-keep the leaf profile and must certify the device's own key. Whether the root deserves trust is not the device's business.
+keep the leaf profile and must certify the device's own key (in the Alias model: see `alias`). Whether the root deserves trust is not
+the device's business.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from teeio.crypto.certificates import (
     algorithm_identifier,
     certificate_request,
     check_integrity,
+    check_issuer,
     errors,
     is_sequence,
     leaf_findings,
@@ -29,9 +31,10 @@ from teeio.crypto.kdf import digest, equal
 from teeio.crypto.keys import SigningKey, public_key_der
 from teeio.errors import AuthenticationFailed, DecodeError, Reject
 from teeio.spdm import messages as m
+from teeio.spdm.alias import alias_slot, certified, usual_model, with_leaf
 from teeio.spdm.call import Call
 from teeio.spdm.constants import Capability, ErrorCode, Version
-from teeio.spdm.device_state import KeyUsage, Slot
+from teeio.spdm.device_state import Identity, KeyUsage, Slot
 from teeio.spdm.opaque import MAX_OPAQUE
 from teeio.spdm.provisioning import (
     SLOTS,
@@ -64,9 +67,8 @@ def _invalid(reason: str, clause: str) -> Reject:
     return Reject(ErrorCode.INVALID_REQUEST, f"{reason} (DSP0274 {clause})")
 
 
-def _failed(r: Responder, reason: str, clause: str) -> Reject:
-    code = ErrorCode.OPERATION_FAILED if r.connection.version >= Version.V1_3 else ErrorCode.UNSPECIFIED
-    return Reject(code, f"{reason} (DSP0274 {clause})")
+def _failed(reason: str, clause: str) -> Reject:
+    return Reject(ErrorCode.OPERATION_FAILED, f"{reason} (DSP0274 {clause})")
 
 
 def _key_of(
@@ -79,8 +81,9 @@ def _key_of(
     if not r.connection.multi_key:
         if key_pair_id or model:
             raise _invalid("KeyPairID and certificate model are 0 without a multi-key connection", clause)
-        slots = r.identity.slots
-        return slots[slot if slot in slots else min(slots)].key, CertificateModel.DEVICE
+        slots, usual = r.identity.slots, usual_model(r.connection.responder_capabilities)
+        found = alias_slot(r.identity, slot) if usual is CertificateModel.ALIAS else None
+        return certified(found or slots[slot if slot in slots else min(slots)])[0], usual
     key = store.pair(key_pair_id).key
     if not r.connection.asym:
         raise _invalid("no signature algorithm was negotiated", clause)
@@ -106,12 +109,17 @@ def get_csr(r: Responder, request: m.GetCsr, call: Call) -> m.Response:
     if request.tracking_tag and (request.overwrite or not resets):
         raise _invalid("a tracking tag goes with CERT_INSTALL_RESET and without Overwrite", "GET_CSR")
     key, _ = _key_of(r, store, 0, request.key_pair_id, request.certificate_model, "GET_CSR")
-    slots = r.identity.slots
-    named = [number for number, slot in slots.items() if slot.key_pair_id == request.key_pair_id]
-    certificate = slots[min(named or slots)].certificates[-1]
+    certificate = _present_certificate(r.identity, key)
     if resets:
         return _ordered(r, store, request, CsrOrder(_asked(call.request), key, certificate, r.connection.base_hash))
     return m.Csr(csr=certificate_request(key, certificate, r.connection.base_hash))
+
+
+def _present_certificate(identity: Identity, key: SigningKey) -> bytes:
+    """Give the certificate that a key has now, or of a key without one that of the first slot's."""
+    wanted, slots = public_key_der(key.public), [identity.slots[number] for number in sorted(identity.slots)]
+    same = [slot for slot in slots if public_key_der(certified(slot)[0].public) == wanted]
+    return certified((same or slots)[0])[1]
 
 
 def _asked(request: bytes) -> bytes:
@@ -173,7 +181,7 @@ def _check_erasure(r: Responder, store: Provisioning, request: m.SetCertificate)
     identity = r.identity
     left = {slot for slot in identity.slots if slot != request.slot and not store.is_staged(identity, slot)}
     if request.slot not in identity.slots or not left:
-        raise _failed(r, "the slot is empty, or the last one with a chain", "SET_CERTIFICATE")
+        raise _failed("the slot is empty, or the last one with a chain", "SET_CERTIFICATE")
 
 
 def _checked(r: Responder, store: Provisioning, request: m.SetCertificate, call: Call) -> Slot:
@@ -184,34 +192,49 @@ def _checked(r: Responder, store: Provisioning, request: m.SetCertificate, call:
     if any(rest) or len(rest) > (0 if call.session else _PADDING):
         raise _invalid(f"{len(rest)} bytes behind the chain", "SET_CERTIFICATE")
     if used > store.slot_size:
-        raise _failed(r, f"a chain of {used} bytes, the slot holds {store.slot_size}", "SET_CERTIFICATE")
+        raise _failed(f"a chain of {used} bytes, the slot holds {store.slot_size}", "SET_CERTIFICATE")
     certificates = tuple(split_certificates(chain.certificates))
+    alias = alias_slot(r.identity, request.slot, key) if model is CertificateModel.ALIAS else None
+    if model is CertificateModel.ALIAS and alias is None:
+        raise _failed("the device signs no alias certificates with this key", "SET_CERTIFICATE")
     try:
-        _check_chain(r, chain.root_hash, certificates, key, model)
+        _check_chain(r, chain.root_hash, certificates, key, alias)
+        if alias is not None:
+            certificates = with_leaf(certificates, alias, base_hash, r.entropy)
+        _check_leaf(r, certificates[-1], alias.key if alias else key, model)
     except (AuthenticationFailed, DecodeError) as error:
-        raise _failed(r, str(error), "SET_CERTIFICATE") from None
+        raise _failed(str(error), "SET_CERTIFICATE") from None
     if model is CertificateModel.GENERIC and request.slot == 0:
         raise _invalid("slot 0 holds no generic certificate", "SET_CERTIFICATE")
     slots = r.identity.slots
     number = request.key_pair_id or slots[request.slot if request.slot in slots else min(slots)].key_pair_id
     # Without a multi-key connection all slots have one key: there is nothing to share it with.
     if r.connection.multi_key and not store.pair(number).may_serve(request.slot):
-        raise _failed(r, f"key pair {number} cannot be shared with another slot", "SET_CERTIFICATE")
-    return Slot(certificates, key, number, model)
+        raise _failed(f"key pair {number} cannot be shared with another slot", "SET_CERTIFICATE")
+    return Slot(certificates, alias.key if alias else key, number, model, key if alias else None)
 
 
 def _check_chain(
-    r: Responder, root_hash: bytes, certificates: tuple[bytes, ...], key: SigningKey, model: CertificateModel
+    r: Responder, root_hash: bytes, certificates: tuple[bytes, ...], key: SigningKey, alias: Slot | None
 ) -> None:
-    """Check a chain that is to be stored. Raises `AuthenticationFailed` or `DecodeError`."""
-    if len(certificates) < 2 or not equal(root_hash, digest(r.connection.base_hash, certificates[0])):
+    """Check a chain that is to be stored, with `alias` one down to the device certificate.
+
+    Raises `AuthenticationFailed` or `DecodeError`.
+    """
+    least = 2 if alias is None else 1
+    if len(certificates) < least or not equal(root_hash, digest(r.connection.base_hash, certificates[0])):
         raise AuthenticationFailed("the chain does not begin with the root that RootHash names, with a leaf below it")
     check_integrity(certificates)
-    leaf = Leaf(load_certificate(certificates[-1]), r.connection.asym, model, r.connection.version, requester=False)
+    if alias is not None:
+        check_issuer(certificates[-1], key, basic_constraints=r.connection.version >= Version.V1_3)
+
+
+def _check_leaf(r: Responder, der: bytes, key: SigningKey, model: CertificateModel) -> None:
+    leaf = Leaf(load_certificate(der), r.connection.asym, model, r.connection.version, requester=False)
     found = errors(leaf_findings(leaf))
     if found:
         raise AuthenticationFailed("; ".join(str(finding) for finding in found))
-    if public_key_der(leaf_public_key(certificates[-1])) != public_key_der(key.public):
+    if public_key_der(leaf_public_key(der)) != public_key_der(key.public):
         raise AuthenticationFailed("the leaf certifies another key than the device's")
 
 
@@ -253,7 +276,7 @@ def set_key_pair_info(r: Responder, request: m.SetKeyPairInfo, call: Call) -> m.
             "the key pair of slot 0 changes in a trusted environment, others inside a session (as SET_CERTIFICATE)",
         )
     if request.operation in (_ERASE, _GENERATE) and (pair.slots or store.waits_for(request.key_pair_id)):
-        raise _failed(r, f"slots {pair.slots:#04x}, or what waits for a reset, use the key pair", "SET_KEY_PAIR_INFO")
+        raise _failed(f"slots {pair.slots:#04x}, or what waits for a reset, use the key pair", "SET_KEY_PAIR_INFO")
     if request.operation != _ERASE:
         _check_associations(r, store, pair, request)
         _check_algorithm(r, pair, request)
@@ -274,7 +297,7 @@ def _check_algorithm(r: Responder, pair: KeyPair, request: m.SetKeyPairInfo) -> 
     if request.operation == _GENERATE and chosen is None and pair.selected is None:
         raise _invalid("no algorithm to generate a key for", "SET_KEY_PAIR_INFO")
     if request.operation != _GENERATE and chosen not in (None, pair.selected) and pair.key is not None:
-        raise _failed(r, "the key must be erased before its algorithm changes", "SET_KEY_PAIR_INFO")
+        raise _failed("the key must be erased before its algorithm changes", "SET_KEY_PAIR_INFO")
 
 
 def _change(pair: KeyPair, request: m.SetKeyPairInfo, entropy: Entropy) -> None:
@@ -331,13 +354,13 @@ def _check_associations(r: Responder, store: Provisioning, pair: KeyPair, reques
         for number, slot in identity.slots.items():
             mine = bool(slot.key_pair_id) and store.pair(slot.key_pair_id) is pair
             if mine and not request.slots >> number & 1:
-                raise _failed(r, f"slot {number} holds a chain for the key pair", "SET_KEY_PAIR_INFO")
+                raise _failed(f"slot {number} holds a chain for the key pair", "SET_KEY_PAIR_INFO")
     if request.slots & ~store.supported_slots:
         raise _invalid("a slot that does not exist", "SET_KEY_PAIR_INFO")
 
 
 def slot_management(r: Responder, request: m.SlotManagement, call: Call) -> m.Response:
-    """Refuse: SLOT_MGMT_CAP is never offered, since no reference says what lies behind the sub codes."""
+    """Refuse: SLOT_MGMT_CAP is never offered, since no reference settles the structures behind the sub codes."""
     raise Reject(
         ErrorCode.UNSUPPORTED_REQUEST, "SLOT_MGMT_CAP is not offered (DSP0274 1.4 SLOT_MANAGEMENT)", request.CODE
     )

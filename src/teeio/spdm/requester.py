@@ -11,10 +11,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from teeio.crypto.entropy import Entropy
+from teeio.crypto.keys import Asym, PublicKey
 from teeio.errors import AuthenticationFailed, DecodeError, ErrorResponse, Misuse, PeerViolation, TeeioError
 from teeio.flow import Action, Done, Flow, Send, Wait
 from teeio.observe import Observer, ignore
 from teeio.spdm import messages as m
+from teeio.spdm.algorithm_rules import check_provided
 from teeio.spdm.asking import check_legal, decode_answer, error_answer
 from teeio.spdm.binding import Binding
 from teeio.spdm.chunking import Incoming, Outgoing, sequence_fields
@@ -22,6 +24,7 @@ from teeio.spdm.constants import Capability, ErrorCode
 from teeio.spdm.device_state import Identity, Slot, identity_for
 from teeio.spdm.events import Events
 from teeio.spdm.exchange import Answer, Ask
+from teeio.spdm.key_update import NEVER_DELAYED, key_update_due, renew
 from teeio.spdm.record import record_header
 from teeio.spdm.state import Connection, Session, SessionPhase, Settings, message_moved
 from teeio.spdm.transcript import Transcript
@@ -41,7 +44,10 @@ MAX_WAIT = 60.0
 
 @dataclass(slots=True)
 class Requester:
-    """One connection to one responder. `start` a flow, then feed `receive` and `wake` until `Done`; errors raise out of them."""
+    """One connection to one responder. `start` a flow, then feed `receive` and `wake` until `Done`; errors raise out of them.
+
+    `peer_keys` are public keys of a responder with PUB_KEY_ID, one for each algorithm: to be given is to be trusted.
+    """
 
     binding: Binding
     settings: Settings
@@ -53,9 +59,13 @@ class Requester:
     transcript: Transcript = field(default_factory=Transcript)
     sessions: dict[int, Session] = field(default_factory=dict)
     chains: dict[int, bytes] = field(default_factory=dict)
+    models: dict[int, int] = field(default_factory=dict, kw_only=True)
     identities: Sequence[Identity] = field(default=(), kw_only=True)
+    peer_keys: Sequence[PublicKey] = field(default=(), kw_only=True)
     events: Events | None = field(default=None, repr=False, kw_only=True)
     device_classes: tuple[m.DeviceClass, ...] = field(default=(), repr=False, kw_only=True)
+    preserved: Connection | None = field(default=None, repr=False, kw_only=True)
+    """With CACHE, what the last END_SESSION preserved on both sides: what `flows.resume` begins with."""
     now: float = 0.0
     _driver: Driver[Any] | None = None
     _handle_number: int = 0
@@ -63,13 +73,18 @@ class Requester:
 
     def __post_init__(self) -> None:
         settings = self.settings
-        if settings.capabilities & Capability.CERT and not self.identities:
-            raise Misuse("CERT is offered without an identity", remedy="give the requester identities")
+        check_provided(settings)
+        for flag in settings.capabilities & (Capability.CERT | Capability.PUB_KEY_ID):
+            if not any(identity.suits(settings.capabilities) for identity in self.identities):
+                raise Misuse(f"{flag.name} is offered without an identity", remedy="give the requester identities")
         self.settings = replace(
             settings,
-            req_base_asym=tuple(a for a in settings.req_base_asym if identity_for(self.identities, a)),
-            req_pqc_asym=tuple(a for a in settings.req_pqc_asym if identity_for(self.identities, a)),
+            req_base_asym=tuple(a for a in settings.req_base_asym if self._identity_for(a)),
+            req_pqc_asym=tuple(a for a in settings.req_pqc_asym if self._identity_for(a)),
         )
+
+    def _identity_for(self, algorithm: Asym) -> Identity | None:
+        return identity_for(self.identities, algorithm, self.settings.capabilities)
 
     # -- engine ---------------------------------------------------------------------------------------------------------
 
@@ -112,6 +127,9 @@ class Requester:
     def drive(self, flow: Flow[T], session: int | None = None) -> Driver[T]:
         """Run `flow` as a generator of actions: it yields `Send` or `Wait` and is sent the peer's frames."""
         self._default_session = session
+        return (yield from self._run(flow))
+
+    def _run(self, flow: Flow[T]) -> Driver[T]:
         try:
             asked = next(flow)
             while True:
@@ -140,6 +158,14 @@ class Requester:
         if gone is not None:
             gone.move(SessionPhase.ENDED, cause)
 
+    def forget(self, cause: str) -> None:
+        """Forget the connection with its sessions and chains: negotiation must begin anew."""
+        self.connection = Connection()
+        for session_id in list(self.sessions):
+            self.drop_session(session_id, cause)
+        self.chains.clear()
+        self.models.clear()
+
     def travels_in(self, session_id: int | None) -> int | None:
         """Give the session in which a flow's request travels that asks for `session_id`: the engine's default if that is None."""
         return session_id if session_id is not None else self._default_session
@@ -149,6 +175,8 @@ class Requester:
         request = asked.request
         session = self.session(session_id) if session_id is not None else None
         check_legal(self.connection, request.CODE, session.place if session else self.connection.outside)
+        if session is not None and request.CODE not in NEVER_DELAYED and key_update_due(self, session):
+            yield from self._run(renew(self, session))
         facts = self.connection.facts
         sent = request.encode(facts)
         self._check_size(request.NAME, sent)
@@ -157,6 +185,8 @@ class Requester:
         error = error_answer(self.peer, request, received)
         if error is not None:
             self.transcript.end(request.CODE, sent, None, session_id)
+            if error.code == ErrorCode.REQUEST_RESYNCH:
+                self.forget("the responder asks for GET_VERSION")
             raise error
         padding = 0 if session is not None else self.binding.max_transport_padding
         response, used = decode_answer(self.connection, request, received, padding)
@@ -197,9 +227,7 @@ class Requester:
         )
 
     def _check_size(self, name: str, message: bytes) -> None:
-        connection = self.connection
-        chunks = connection.common_capabilities & Capability.CHUNK
-        limit = connection.peer_max_message_size if chunks else connection.peer_data_transfer_size
+        limit = self.connection.peer_message_limit
         if limit and len(message) > limit:
             raise Misuse(f"{name} has {len(message)} bytes, {self.peer} takes {limit}", remedy="send less")
 
@@ -321,7 +349,7 @@ class Requester:
 
     def signing_slot(self, slot: int) -> Slot:
         """Give our own slot of the algorithm negotiated for the requester. Raises `Misuse`."""
-        identity = identity_for(self.identities, self.connection.req_asym)
+        identity = self._identity_for(self.connection.req_asym)
         if identity is None or slot not in identity.slots:
             raise Misuse(f"we have no identity in slot {slot} to sign with", remedy="give the requester identities")
         return identity.slots[slot]

@@ -1,7 +1,7 @@
 """The responder engine: one frame in, one frame or nothing out. It never raises on what a peer sends.
 
-Order of the checks (DSP0274, "ERROR"): header, version, known code, capability, session, phase, layout; then the handler of the
-request, which refuses with `Reject`. Handlers are in `handlers`; this file holds what is common to all.
+What admits a request is in `admission`; then comes its layout, then its handler, which refuses with `Reject`. Handlers are in
+`handlers`; this file holds what is common to all.
 """
 
 from __future__ import annotations
@@ -15,18 +15,21 @@ from teeio.crypto.keys import Asym
 from teeio.errors import AuthenticationFailed, DecodeError, Misuse, Reject, TeeioError
 from teeio.observe import Observer, Refused, ignore
 from teeio.spdm import messages as m
+from teeio.spdm.admission import admit
+from teeio.spdm.algorithm_rules import check_provided
 from teeio.spdm.binding import ApplicationHandler, Binding, OtherApplication
 from teeio.spdm.call import Call, NotReady, Silence
-from teeio.spdm.chunking import LargeMessages, Outgoing
+from teeio.spdm.chunking import CHUNK_CODES, LargeMessages, Outgoing
 from teeio.spdm.constants import Capability, ErrorCode, Version
 from teeio.spdm.device_state import DeviceMeasurements, Identity, KeyUsage, Slot, identity_for
-from teeio.spdm.encapsulation import ENCAPSULABLE, Encapsulation, hold_up
+from teeio.spdm.encapsulation import ENCAPSULABLE, Encapsulation, Wish
+from teeio.spdm.error_rules import in_version
 from teeio.spdm.events import Events
 from teeio.spdm.handlers import HANDLERS
 from teeio.spdm.postponed import Postponed, resumed
 from teeio.spdm.provisioning import EVERY_USE, Provisioning
 from teeio.spdm.record import MAX_LENGTH, record_header, room
-from teeio.spdm.rules import BY_REQUEST, Phase, Refusal, refusal
+from teeio.spdm.rules import BY_REQUEST, Phase
 from teeio.spdm.state import (
     RESPONDER_CAPABILITIES,
     Connection,
@@ -41,18 +44,8 @@ from teeio.spdm.vendor import VendorProtocol
 if TYPE_CHECKING:
     from teeio.spdm.mutual import MutualAuthentication
 
-_CHUNK_CODES = (m.ChunkSend.CODE, m.ChunkGet.CODE)
-
 _ACK_SIZE = 8
 """Bytes of CHUNK_SEND_ACK before the response that it carries, in the larger form of 1.4."""
-
-_REFUSAL_CODES = {
-    Refusal.UNKNOWN: ErrorCode.UNSUPPORTED_REQUEST,
-    Refusal.NO_CAPABILITY: ErrorCode.UNSUPPORTED_REQUEST,
-    Refusal.SESSION_REQUIRED: ErrorCode.SESSION_REQUIRED,
-    Refusal.PLACE: ErrorCode.UNEXPECTED_REQUEST,
-    Refusal.PHASE: ErrorCode.UNEXPECTED_REQUEST,
-}
 
 
 @dataclass(slots=True)
@@ -71,6 +64,7 @@ class Responder:
     provisioning: Provisioning | None = field(default=None, repr=False, kw_only=True)
     events: Events | None = field(default=None, repr=False, kw_only=True)
     device_classes: tuple[m.DeviceClass, ...] = field(default=(), repr=False, kw_only=True)
+    wishes: Sequence[Wish] = field(default=(), repr=False, kw_only=True)
     observer: Observer = ignore
     name: str = "responder"
     peer: str = "requester"
@@ -90,6 +84,7 @@ class Responder:
     _token: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
+        check_provided(self.settings)
         if self.events is not None:
             self._events_connection = self.events.connection()
         if self.provisioning is not None:
@@ -97,14 +92,17 @@ class Responder:
             self.identities = self.provisioning.identities
         base_asym = tuple(algorithm for algorithm in self.settings.base_asym if self._identity_for(algorithm))
         pqc_asym = tuple(algorithm for algorithm in self.settings.pqc_asym if self._identity_for(algorithm))
+        if self.settings.capabilities & Capability.PUB_KEY_ID and Version.V1_0 in self.settings.versions:
+            raise Misuse("SPDM 1.0 knows no provisioned public keys", remedy="offer PUB_KEY_ID from 1.1 on")
         if not base_asym and not pqc_asym and not self.connection.encapsulated:
             raise Misuse(
-                "no identity for any offered signature algorithm", remedy="give one for each algorithm offered"
+                "no identity for any offered signature algorithm",
+                remedy="give one for each algorithm offered: certificate chains with CERT, a public key with PUB_KEY_ID",
             )
         self.settings = replace(self.settings, base_asym=base_asym, pqc_asym=pqc_asym)
 
     def _identity_for(self, algorithm: Asym) -> Identity | None:
-        return identity_for(self.identities, algorithm)
+        return identity_for(self.identities, algorithm, self.settings.capabilities)
 
     # -- engine ---------------------------------------------------------------------------------------------------------
 
@@ -204,18 +202,18 @@ class Responder:
     def _answer(self, call: Call) -> bytes | None:
         """Answer one message, protected or not. Every refusal becomes an ERROR here and nowhere else."""
         try:
-            code = self._admit(call)
+            code = admit(self, call)
         except (Reject, TeeioError) as error:
             return self.refuse(call, _as_reject(error))
-        if code not in _CHUNK_CODES:
-            postponed, self._postponed = self._postponed, None
-            if code == m.RespondIfReady.CODE:
-                return self._resume(postponed, call)
-            # Whoever starts something else has given up the large message that was on its way.
-            self.large_at(call).abandon()
-        self.transcript.begin(code, call.session_id)
         try:
-            request, response = self._handle(code, call)
+            request = self._decoded(code, call)
+            if isinstance(request, m.RespondIfReady):
+                return self._resume(request, call)
+            # Only what is a request at all resets anything.
+            self.transcript.begin(code, call.session_id)
+            if code not in CHUNK_CODES:
+                self._postponed = None
+            response = HANDLERS[code](self, request, call)
             encoded = response.encode(self.connection.facts.answering(request))
             sendable = self._sendable(encoded, call)
         except Silence:
@@ -234,21 +232,18 @@ class Responder:
         self._postponed = Postponed(call.request, call.session_id, self._token, until)
         return self.refuse(call, self._postponed.refusal(call.now))
 
-    def _resume(self, postponed: Postponed | None, call: Call) -> bytes | None:
-        """Answer RESPOND_IF_READY with the response to the request that waits."""
-        try:
-            original = resumed(postponed, call)
-        except (DecodeError, Reject) as error:
-            self._postponed = postponed
-            return self.refuse(call, _as_reject(error))
+    def _resume(self, request: m.RespondIfReady, call: Call) -> bytes | None:
+        """Answer RESPOND_IF_READY with the response to the request that waits, or refuse."""
+        original = resumed(self._postponed, request, call)
+        self._postponed = None
         answer = self._answer(original)
         call.after = original.after
         return answer
 
     def answer_large(self, message: bytes, call: Call) -> bytes:
         """Answer a request that came in chunks, as far as the answer fits behind a CHUNK_SEND_ACK."""
-        inner = Call(message, call.session, call.now)
-        if len(message) > 1 and message[1] in _CHUNK_CODES:
+        inner = Call(message, call.session, call.now, in_one_transfer=False)
+        if len(message) > 1 and message[1] in CHUNK_CODES:
             return self.refuse(
                 inner, Reject(ErrorCode.UNEXPECTED_REQUEST, "a chunk inside chunks (DSP0274 CHUNK_SEND)")
             )
@@ -265,7 +260,7 @@ class Responder:
 
     def answer_encapsulated(self, message: bytes, session: Session | None, now: float) -> bytes:
         """Answer a request that the peer has encapsulated; this side is then a requester (see `flows.encapsulated`)."""
-        call = Call(message, session, now)
+        call = Call(message, session, now, in_one_transfer=False)
         if len(message) > 1 and message[1] not in ENCAPSULABLE:
             why = "it cannot be encapsulated (DSP0274 encapsulated requests)"
             return self.refuse(call, Reject(ErrorCode.UNSUPPORTED_REQUEST, why, message[1]))
@@ -299,6 +294,7 @@ class Responder:
     def refuse(self, call: Call, reject: Reject) -> bytes:
         """Make the ERROR of a refusal and tell why."""
         call.after = None
+        reject = in_version(reject, self.connection.version)
         if call.before is not None:
             self.connection, call.before = call.before, None
         name = m.name_of(call.request[1]) if len(call.request) > 1 else "a message"
@@ -306,48 +302,20 @@ class Responder:
         version = call.request[0] if call.request[:1] and self.connection.phase is Phase.START else None
         return self._error(reject.code, reject.data, reject.extended, version)
 
-    def _admit(self, call: Call) -> int:
-        header = m.header(call.request)
-        kept = self.preserved
-        quick = header.code == m.PskExchange.CODE and self.connection.phase is Phase.VERSION_DONE
-        if quick and kept is not None and header.version == kept.version:
-            call.before, self.connection = self.connection, kept
-        self._check_version(header)
-        place = call.session.place if call.session else self.connection.outside
-        c = self.connection
-        why = refusal(header.code, c.version, c.phase, place, c.responder_capabilities, c.requester_capabilities)
-        if why is None and header.code not in HANDLERS and header.code != m.RespondIfReady.CODE:
-            why = Refusal.UNKNOWN
-        if why is not None:
-            code = _REFUSAL_CODES[why]
-            if code is ErrorCode.SESSION_REQUIRED and c.version < Version.V1_2:
-                code = ErrorCode.UNSPECIFIED
-            data = header.code if code is ErrorCode.UNSUPPORTED_REQUEST else 0
-            raise Reject(code, f"{m.name_of(header.code)}: {why.value}", data)
-        hold_up(self, header.code)
-        return header.code
+    def exceeds_transfer(self, call: Call, padding: int = 0) -> bool:
+        """Tell whether a request is larger than the DataTransferSize (1.2) that this side has told."""
+        limit = self.settings.data_transfer_size + padding
+        return self.connection.version >= Version.V1_2 and call.in_one_transfer and len(call.request) > limit
 
-    def _check_version(self, header: m.Header) -> None:
-        if header.code == m.GetVersion.CODE:
-            expected: tuple[int, ...] = (Version.V1_0,)
-        elif header.code == m.GetCapabilities.CODE:
-            expected = self.settings.versions
-        else:
-            expected = (self.connection.version,)
-        if header.version not in expected:
-            raise Reject(
-                ErrorCode.VERSION_MISMATCH, f"SPDMVersion {header.version:#04x} is not in use (DSP0274 SPDMVersion)"
-            )
-
-    def _handle(self, code: int, call: Call) -> tuple[m.Request[m.Response], m.Response]:
+    def _decoded(self, code: int, call: Call) -> m.Request[m.Response]:
         facts = self.connection.facts
         if code == m.GetCapabilities.CODE:
-            facts = replace(facts, version=call.request[0])
+            facts = facts._replace(version=call.request[0])
         request, used = BY_REQUEST[code].request.decode_prefix(call.request, facts)
         if len(call.request) - used > (self.binding.max_transport_padding if call.session is None else 0):
             raise DecodeError(request.NAME, "(end)", used, f"{len(call.request) - used} trailing bytes")
         call.request = call.request[:used]
-        return request, HANDLERS[code](self, request, call)
+        return request
 
     def _error(self, code: int, data: int, extended: bytes = b"", version: int | None = None) -> bytes:
         known = self.connection.version if self.connection.phase is not Phase.START else version

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from teeio.crypto.certificates import leaf_public_key, parse_chain
-from teeio.crypto.kdf import digest, equal
+from teeio.crypto.kdf import equal
 from teeio.crypto.key_exchange import encapsulate, exchange_for
-from teeio.crypto.keys import verify
-from teeio.errors import AuthenticationFailed, DecodeError, Reject
+from teeio.errors import AuthenticationFailed, Reject, TeeioError
 from teeio.spdm import messages as m
 from teeio.spdm import opaque
 from teeio.spdm.call import Call, encoded, sign, summary
 from teeio.spdm.constants import PSK_CONTEXT_SIZE, Capability, ErrorCode, KeyUpdateOperation, MutualAuth, Version
+from teeio.spdm.public_keys import in_four_bits
+from teeio.spdm.signing import verify_transcript
 from teeio.spdm.state import Session, SessionPhase, free_session_half
-from teeio.spdm.transcript import FINISH_CONTEXT, KEY_EXCHANGE_CONTEXT, signing_message
+from teeio.spdm.transcript import FINISH_CONTEXT, KEY_EXCHANGE_CONTEXT
 
 if TYPE_CHECKING:
     from teeio.spdm.responder import Responder
@@ -28,7 +27,8 @@ EVENT_ALL_POLICY = 1 << 1
 def key_exchange(r: Responder, request: m.KeyExchange, call: Call) -> m.Response:
     """Begin a session: sign, derive the handshake keys, prove them unless the handshake is in the clear."""
     c = r.connection
-    session = _new_session(r, request.req_session_id, call)
+    secured_version = _selected_version(r, request.opaque)
+    session = _new_session(r, request, secured_version, call)
     exchange_data, shared = _exchanged(r, request.exchange_data)
     size = c.asym.signature_size
     verify_size = 0 if c.facts.handshake_in_the_clear else c.base_hash.size
@@ -37,15 +37,15 @@ def key_exchange(r: Responder, request: m.KeyExchange, call: Call) -> m.Response
         heartbeat_period=session.heartbeat_period,
         rsp_session_id=session.session_id >> 16,
         mut_auth_requested=mode,
-        req_slot=r.mutual.slot if r.mutual is not None and mode is MutualAuth.PLAIN else 0,
+        req_slot=in_four_bits(r.mutual.slot_param(r, mode)) if r.mutual is not None else 0,
         random=r.entropy(32),
         exchange_data=exchange_data,
         summary=summary(r, request.summary_type),
-        opaque=_selected_version(r, request.opaque),
+        opaque=opaque.encode_selected(c.version, secured_version),
         signature=bytes(size),
         verify_data=bytes(verify_size),
     )
-    chain_hash = digest(c.base_hash, r.slot(request.slot).chain(c.base_hash))
+    chain_hash = r.slot(request.slot).chain_hash(c.base_hash)
     before = r.transcript.handshake(chain_hash, c.multi_key) + call.request
     signed = before + encoded(r, request, response, size + verify_size)
     response.signature = sign(r, request.slot, KEY_EXCHANGE_CONTEXT, signed)
@@ -80,7 +80,7 @@ def _exchanged(r: Responder, peer: bytes) -> tuple[bytes, bytes]:
     return ephemeral.exchange_data, ephemeral.agree(peer)
 
 
-def _new_session(r: Responder, req_session_id: int, call: Call) -> Session:
+def _new_session(r: Responder, request: m.KeyExchange | m.PskExchange, secured_version: int, call: Call) -> Session:
     if len(r.sessions) >= r.settings.max_sessions:
         raise Reject(
             ErrorCode.SESSION_LIMIT_EXCEEDED, f"at most {r.settings.max_sessions} sessions (DSP0274 KEY_EXCHANGE)"
@@ -89,21 +89,22 @@ def _new_session(r: Responder, req_session_id: int, call: Call) -> Session:
     half = free_session_half(used)
     c = r.connection
     return Session(
-        half << 16 | req_session_id,
+        half << 16 | request.req_session_id,
         c.key_schedule,
         r.observer,
         encrypted=bool(c.common_capabilities & Capability.ENCRYPT),
         heartbeat_period=r.settings.heartbeat_period if c.common_capabilities & Capability.HBEAT else 0,
         last_seen=call.now,
+        terms=r.settings.record_terms(secured_version),
     )
 
 
-def _selected_version(r: Responder, offer: bytes) -> bytes:
-    """Give the opaque data that selects the highest common version of secured messages."""
-    common = set(opaque.decode_supported(r.connection.version, offer)) & set(opaque.SECURED_VERSIONS)
+def _selected_version(r: Responder, offer: bytes) -> int:
+    """Give the highest common version of secured messages, or refuse."""
+    common = set(opaque.decode_supported(r.connection.version, offer)) & set(r.settings.secured_versions)
     if not common:
         raise Reject(ErrorCode.INVALID_REQUEST, "no common secured-message version (DSP0277)")
-    return opaque.encode_selected(r.connection.version, max(common))
+    return max(common)
 
 
 def psk_exchange(r: Responder, request: m.PskExchange, call: Call) -> m.Response:
@@ -112,14 +113,17 @@ def psk_exchange(r: Responder, request: m.PskExchange, call: Call) -> m.Response
     if psk is None:
         raise Reject(ErrorCode.INVALID_REQUEST, f"no pre-shared key for hint {request.hint!r} (DSP0274 PSK_EXCHANGE)")
     c = r.connection
-    session = _new_session(r, request.req_session_id, call)
+    if r.mutual is not None:
+        r.mutual.check_pre_shared_key(r)
+    secured_version = _selected_version(r, request.opaque)
+    session = _new_session(r, request, secured_version, call)
     with_context = bool(c.responder_capabilities & Capability.PSK_WITH_CONTEXT)
     response = m.PskExchangeRsp(
         heartbeat_period=session.heartbeat_period,
         rsp_session_id=session.session_id >> 16,
         summary=summary(r, request.summary_type),
         context=r.entropy(PSK_CONTEXT_SIZE) if with_context else b"",
-        opaque=_selected_version(r, request.opaque),
+        opaque=opaque.encode_selected(c.version, secured_version),
         verify_data=bytes(c.base_hash.size),
     )
     session.transcript = r.transcript.handshake(b"", multi_key=False) + call.request
@@ -178,21 +182,24 @@ def finish(r: Responder, request: m.Finish, call: Call) -> m.Response:
 
 
 def _check_identity(r: Responder, session: Session, request: m.Finish, encoded_request: bytes) -> None:
-    """Check the requester's signature if mutual authentication was asked for; a session that lacks it must not live on."""
+    """Check the requester's signature if mutual authentication was asked for.
+
+    A session that lacks it, or shows one unasked, must not live on.
+    """
     if session.requester_slot is None:
         if request.signature_included:
+            r.end_session(session.session_id, "FINISH proves what was not asked for")
             raise Reject(ErrorCode.INVALID_REQUEST, "no mutual authentication was asked for (DSP0274 FINISH)")
         return
+    key = session.requester_key
     try:
-        if not request.signature_included or request.req_slot != session.requester_slot or not session.requester_chain:
+        if not request.signature_included or request.req_slot != session.requester_slot or key is None:
             raise AuthenticationFailed("FINISH does not prove the slot that was asked for")
         c = r.connection
-        _, certificates = parse_chain(session.requester_chain, c.base_hash)
         covered = session.transcript + encoded_request[: -len(request.signature + request.verify_data)]
-        message = signing_message(c.version, FINISH_CONTEXT, covered, c.base_hash)
-        key = leaf_public_key(certificates[-1])
-        verify(key, c.req_asym, message, request.signature, c.base_hash, FINISH_CONTEXT)
-    except (AuthenticationFailed, DecodeError) as error:
+        order = r.settings.signature_order
+        verify_transcript(key, c.req_asym, c, FINISH_CONTEXT, covered, request.signature, order)
+    except TeeioError as error:
         r.end_session(session.session_id, "the requester is not authenticated")
         raise Reject(ErrorCode.DECRYPT_ERROR, f"{error} (DSP0274 FINISH)") from error
 
@@ -239,8 +246,9 @@ def key_update(r: Responder, request: m.KeyUpdate, call: Call) -> m.Response:
 def end_session(r: Responder, request: m.EndSession, call: Call) -> m.Response:
     """End the session once the acknowledgement is protected."""
     session = _live(call)
-    if r.connection.responder_capabilities & Capability.CACHE:
-        r.preserved = None if request.clear_negotiated_state else replace(r.connection, requester_chain=b"")
+    if request.clear_negotiated_state:
+        r.agreed(state_cleared=True)
+    r.preserved = r.connection.preservable
     call.after = lambda: r.end_session(session.session_id, "END_SESSION")
     return m.EndSessionAck()
 

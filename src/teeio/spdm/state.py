@@ -19,13 +19,16 @@ from teeio.crypto.algorithms import (
     PqcAsym,
     Suite,
 )
-from teeio.crypto.keys import Asym
+from teeio.crypto.keys import Asym, PublicKey
+from teeio.errors import Misuse
 from teeio.observe import MessageMoved, Observer, SecretDerived, StateChanged, ignore
+from teeio.spdm.byte_order import ByteOrder, nonce_order
 from teeio.spdm.chunking import LargeMessages
 from teeio.spdm.constants import FIRST_SESSION_HALF, Capability, Version
 from teeio.spdm.key_schedule import HandshakeSecrets, KeySchedule
 from teeio.spdm.messages import Facts, NegotiateAlgorithms, name_of
-from teeio.spdm.record import RecordKey
+from teeio.spdm.opaque import SECURED_VERSIONS
+from teeio.spdm.record import MAX_RECORDS, MIN_RECORDS, RecordKey, RecordTerms
 from teeio.spdm.rules import Phase, Place
 
 REQUESTER_CAPABILITIES = (
@@ -77,6 +80,25 @@ class Settings:
     max_sessions: int = 4
     multi_key: bool = False
     """As requester: let the responder use several keys of an algorithm, if it leaves the choice (MULTI_KEY_NEG)."""
+    secured_versions: tuple[int, ...] = SECURED_VERSIONS
+    """Versions of secured messages (DSP0277) as they travel: 0x1100 is 1.1."""
+    signature_order: ByteOrder = ByteOrder.BIG
+    """How signatures of RSA and ECDSA lie in 1.0 and 1.1 (see `byte_order`)."""
+    nonce_order: ByteOrder = ByteOrder.LITTLE
+    """How sequence numbers enter the nonces of secured messages 1.0 and 1.1 (see `byte_order`)."""
+    records_per_key: int = MAX_RECORDS
+    """How many records one key may protect; before that the requester updates the keys (DSP0277, sequence numbers)."""
+
+    def __post_init__(self) -> None:
+        if self.records_per_key < MIN_RECORDS:
+            raise Misuse(
+                f"{self.records_per_key} records per key leave no room to update it",
+                remedy=f"allow {MIN_RECORDS} at least",
+            )
+
+    def record_terms(self, secured_version: int) -> RecordTerms:
+        """Give the terms of a session with a version of secured messages, as it travels."""
+        return RecordTerms(nonce_order(secured_version, self.nonce_order), self.records_per_key)
 
     def message_limit(self, flags: Capability) -> int:
         """Give MaxSPDMmsgSize as it must be with these capability flags: no more than DataTransferSize without CHUNK."""
@@ -98,7 +120,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Connection:
-    """What version, capability and algorithm negotiation have agreed on so far."""
+    """What version, capability and algorithm negotiation have agreed on so far.
+
+    After basic mutual authentication the responder knows `requester_key`, and `requester_chain` unless the key was provisioned.
+    """
 
     phase: Phase = Phase.START
     version: int = Version.V1_0
@@ -121,12 +146,28 @@ class Connection:
     mel_specification: int = 0
     offered_by_responder: NegotiateAlgorithms | None = None
     requester_chain: bytes = field(default=b"", repr=False)
+    requester_key: PublicKey | None = field(default=None, repr=False)
+    state_cleared: bool = False
+    """An END_SESSION of this connection has cleared the negotiated state: later ones no longer preserve it (as the DMTF reference)."""
     encapsulated: bool = False
 
     @property
     def common_capabilities(self) -> Capability:
         """Flags that both sides set."""
         return self.requester_capabilities & self.responder_capabilities
+
+    @property
+    def peer_message_limit(self) -> int:
+        """Largest message that the peer takes in one piece or, where both sides can, in chunks; 0 for no limit (before 1.2)."""
+        chunks = self.common_capabilities & Capability.CHUNK
+        return self.peer_max_message_size if chunks else self.peer_data_transfer_size
+
+    @property
+    def preservable(self) -> Connection | None:
+        """What END_SESSION preserves: the negotiated state without what authentication has found out; None without CACHE."""
+        if self.state_cleared or not self.responder_capabilities & Capability.CACHE:
+            return None
+        return replace(self, requester_chain=b"", requester_key=None)
 
     @property
     def asym(self) -> Asym:
@@ -168,9 +209,7 @@ class Connection:
 
         What a side takes at once becomes what an encapsulated response may have, since its wrapper may be sent in chunks.
         """
-        chunks = self.common_capabilities & Capability.CHUNK
-        limit = self.peer_max_message_size if chunks else self.peer_data_transfer_size
-        limit = max(0, limit - ENCAPSULATION_OVERHEAD)
+        limit = max(0, self.peer_message_limit - ENCAPSULATION_OVERHEAD)
         return replace(
             self,
             requester_capabilities=self.responder_capabilities,
@@ -209,8 +248,8 @@ class SessionPhase(Enum):
 class Session:
     """One session, from KEY_EXCHANGE to its end. `transcript` is TH so far, in bytes.
 
-    With mutual authentication `requester_slot` is the slot that FINISH must prove; the responder sets `requester_chain` when it has
-    accepted that chain.
+    With mutual authentication `requester_slot` is the slot that FINISH must prove; the responder sets `requester_key`, by which it
+    verifies that proof, when it has accepted the requester's chain (`requester_chain`) or has been provisioned with the key.
     """
 
     session_id: int
@@ -228,9 +267,11 @@ class Session:
     update_unverified: bool = False
     psk: bool = False
     large: LargeMessages = field(default_factory=LargeMessages, repr=False)
+    terms: RecordTerms = field(default_factory=RecordTerms)
     directions: tuple[str, str] = ("request", "response")
     requester_slot: int | None = None
     requester_chain: bytes = field(default=b"", repr=False)
+    requester_key: PublicKey | None = field(default=None, repr=False)
 
     @property
     def place(self) -> Place:
@@ -266,8 +307,8 @@ class Session:
         return made
 
     def _use(self, request: bytes, response: bytes) -> None:
-        self.request_key = RecordKey(self.schedule, request)
-        self.response_key = RecordKey(self.schedule, response)
+        self.request_key = RecordKey(self.schedule, request, self.terms)
+        self.response_key = RecordKey(self.schedule, response, self.terms)
         self.previous_key = None
 
     def move(self, phase: SessionPhase, cause: str) -> None:

@@ -5,7 +5,7 @@ The payload of PCI-SIG and CXL begins with a protocol id byte (PCIe Base 6, "IDE
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from teeio.errors import PeerViolation
 from teeio.flow import Flow
@@ -35,15 +35,17 @@ class VendorProtocol(Protocol):
         """Learn that a session is over, whatever ended it."""
 
 
-def vendor_exchange(standard_id: int, vendor_id: bytes, payload: bytes) -> Flow[bytes]:
+def vendor_exchange(standard_id: int, vendor_id: bytes, payload: bytes, *, large: bool = False) -> Flow[bytes]:
     """Send `payload` (protocol id included) and return the response's payload.
 
-    Raises `PeerViolation` if the response names another registry or vendor.
+    `large` is the form of 1.4 with a 32-bit length, for which both sides need LARGE_RESP. Raises `PeerViolation` if the response
+    names another registry or vendor.
     """
-    response = yield from ask(VendorDefinedRequest(standard_id=standard_id, vendor_id=vendor_id, payload=payload))
+    form: dict[str, Any] = {"large": 1, "large_payload": payload} if large else {"payload": payload}
+    response = yield from ask(VendorDefinedRequest(standard_id=standard_id, vendor_id=vendor_id, **form))
     if response.standard_id != standard_id or response.vendor_id != vendor_id:
         raise PeerViolation(
             f"VENDOR_DEFINED_RESPONSE is of registry {response.standard_id:#x}, vendor {response.vendor_id.hex()}",
             "DSP0274 VENDOR_DEFINED_RESPONSE",
         )
-    return response.payload
+    return response.large_payload if response.large else response.payload

@@ -13,10 +13,12 @@ from teeio.errors import Misuse
 from teeio.wire.field import REST, Field
 from teeio.wire.source import Source
 
+Encode = Callable[[Any, Any], bytes]
 
-def compile_encoder(layout: str, declared: tuple[Field, ...], version: int) -> Callable[[Any, Any], bytes]:
+
+def compile_encoder(layout: str, declared: tuple[Field, ...], version: int) -> Encode:
     """Compile the encoder of the `declared` fields of the layout named `layout`."""
-    encode: Callable[[Any, Any], bytes] = _Encoder(layout, declared, version).compile()
+    encode: Encode = _Encoder(layout, declared, version).compile()
     return encode
 
 

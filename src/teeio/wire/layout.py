@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from teeio.errors import DecodeError, Misuse
-from teeio.wire.decoder import compile_decoder, compile_tracer
-from teeio.wire.encoder import compile_encoder
+from teeio.wire.decoder import Decode, Trace, compile_decoder, compile_tracer
+from teeio.wire.encoder import Encode, compile_encoder
 from teeio.wire.field import Field, Span
 
 R = TypeVar("R", bound="Record")
@@ -48,7 +49,8 @@ class Record:
     def decode_prefix(cls: type[R], data: bytes, facts: Any = NO_FACTS) -> tuple[R, int]:
         """Decode from the start of `data`; give the object and the number of bytes used. The caller rules on the rest."""
         data = bytes(data)
-        result: tuple[R, int] = cls.codec(facts.version).decode(data, 0, len(data), facts)
+        codec = cls._codecs.get(facts.version) or cls.codec(facts.version)
+        result: tuple[R, int] = codec.decode(data, 0, len(data), facts)
         return result
 
     @classmethod
@@ -73,11 +75,23 @@ class Record:
 
 
 class Codec:
-    """The compiled functions of one layout in one version."""
-
-    __slots__ = ("decode", "encode", "trace")
+    """The functions of one layout in one version, each compiled on first use."""
 
     def __init__(self, cls: type[Record], version: int) -> None:
-        self.decode = compile_decoder(cls, cls.FIELDS, version)
-        self.trace = compile_tracer(cls, cls.FIELDS, version)
-        self.encode = compile_encoder(cls.__name__, cls.FIELDS, version)
+        self._cls = cls
+        self._version = version
+
+    @cached_property
+    def decode(self) -> Decode:
+        """The decoder."""
+        return compile_decoder(self._cls, self._cls.FIELDS, self._version)
+
+    @cached_property
+    def trace(self) -> Trace:
+        """The decoder that also says where each field lies."""
+        return compile_tracer(self._cls, self._cls.FIELDS, self._version)
+
+    @cached_property
+    def encode(self) -> Encode:
+        """The encoder."""
+        return compile_encoder(self._cls.__name__, self._cls.FIELDS, self._version)

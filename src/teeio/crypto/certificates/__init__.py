@@ -27,10 +27,12 @@ from teeio.crypto.certificates.request import (
     algorithm_identifier,
     certificate_request,
     check_integrity,
+    check_issuer,
     check_request,
     is_sequence,
 )
-from teeio.crypto.certificates.validate import Revocation, authenticate_chain, revocation_status, validate_chain
+from teeio.crypto.certificates.revocation import Revocation, revocation_status
+from teeio.crypto.certificates.validate import authenticate_chain, validate_chain
 
 __all__ = [
     "LEAF_CHECKS",
@@ -55,6 +57,7 @@ __all__ = [
     "certificate_request",
     "chain_structure",
     "check_integrity",
+    "check_issuer",
     "check_request",
     "device_info",
     "errors",

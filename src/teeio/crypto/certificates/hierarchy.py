@@ -6,7 +6,7 @@ itself an authority, and certifies a key that belongs to the firmware: DSP0274, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cryptography import x509
 
@@ -97,12 +97,13 @@ class Hierarchy:
         """Certify a responder in the Alias model: below the device certificate stands one for the firmware's key."""
         key = SigningKey.generate(self.issuer.key.algorithm, self.entropy)
         certificate = self.issuer.certify(
-            names.subject, key.public, _device_authority(names), self.entropy, self.validity
+            names.subject, key.public, device_authority(names), self.entropy, self.validity
         )
         device = Authority(names.subject, key, self.issuer.base_hash, (*self.issuer.path, certificate))
         extensions = leaf_extensions(names.device, names.pci, names.tcb, alias=True)
         below = Hierarchy((device,), self.validity, self.entropy)
-        return below._leaf(names, extensions, None, subject=f"{str(names.device)[:55]} firmware")
+        leaf = below._leaf(names, extensions, None, subject=f"{str(names.device)[:55]} firmware")
+        return replace(leaf, device_key=key)
 
     def _leaf(
         self, names: Names, extensions: list[Extension], key: SigningKey | None, subject: str = ""
@@ -112,7 +113,7 @@ class Hierarchy:
         return DeviceIdentity(key, self.issuer.base_hash, (*self.issuer.path, leaf))
 
 
-def _device_authority(names: Names) -> list[Extension]:
+def device_authority(names: Names) -> list[Extension]:
     """List the extensions of the device certificate of an alias chain: the hardware's name, and only leaves below."""
     found = [other_name(DEVICE_INFO, str(names.device))]
     if names.pci is not None:

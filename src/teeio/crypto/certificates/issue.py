@@ -35,6 +35,9 @@ from teeio.crypto.certificates.extensions import (
 from teeio.crypto.entropy import Entropy
 from teeio.crypto.keys import Asym, PublicKey, SigningKey, hash_algorithm
 
+Reason = x509.ReasonFlags
+"""Why a certificate is revoked (RFC 5280 section 5.3.1)."""
+
 Extension: TypeAlias = tuple[x509.ExtensionType, bool]
 """An extension and whether it is critical."""
 
@@ -105,20 +108,54 @@ class Authority:
         certificate = self._signed(builder)
         return bytes(certificate.public_bytes(Encoding.DER))
 
-    def revoke(self, certificates: Sequence[bytes], number: int, validity: Validity) -> bytes:
-        """Sign a revocation list over these DER certificates; `validity` is thisUpdate and nextUpdate; DER."""
+    def renew(self, certificate: bytes, entropy: Entropy) -> bytes:
+        """Sign a DER certificate anew: its subject, key, validity and extensions, below the last certificate of our path; DER."""
+        old, above = load_certificate(certificate), load_certificate(self.path[-1])
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(old.subject)
+            .issuer_name(above.subject)
+            .public_key(old.public_key())
+            .serial_number(_serial_number(entropy))
+            .not_valid_before(old.not_valid_before_utc)
+            .not_valid_after(old.not_valid_after_utc)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public), critical=False)
+        )
+        for extension in old.extensions:
+            if not isinstance(extension.value, x509.AuthorityKeyIdentifier):
+                builder = builder.add_extension(extension.value, critical=extension.critical)
+        return bytes(self._signed(builder).public_bytes(Encoding.DER))
+
+    def revoke(
+        self,
+        certificates: Sequence[bytes],
+        number: int,
+        validity: Validity,
+        reason: Reason = Reason.key_compromise,
+        *,
+        earlier: bytes | None = None,
+    ) -> bytes:
+        """Sign a revocation list over these DER certificates and those on an `earlier` list of ours; DER.
+
+        `validity` is thisUpdate and nextUpdate.
+        """
+        kept = list(x509.load_der_x509_crl(earlier)) if earlier else []
+        known = {entry.serial_number for entry in kept}
+        added = {load_certificate(der).serial_number for der in certificates} - known
         builder = (
             x509.CertificateRevocationListBuilder()
-            .issuer_name(_name(self.name))
+            .issuer_name(load_certificate(self.path[-1]).subject if self.path else _name(self.name))
             .last_update(moment(validity.not_before))
             .next_update(moment(validity.not_after))
             .add_extension(x509.CRLNumber(number), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public), critical=False)
         )
-        for der in certificates:
-            entry = x509.RevokedCertificateBuilder().serial_number(load_certificate(der).serial_number)
+        for old in kept:
+            builder = builder.add_revoked_certificate(old)
+        for serial in sorted(added):
+            entry = x509.RevokedCertificateBuilder().serial_number(serial)
             entry = entry.revocation_date(moment(validity.not_before))
-            entry = entry.add_extension(x509.CRLReason(x509.ReasonFlags.key_compromise), critical=False)
+            entry = entry.add_extension(x509.CRLReason(reason), critical=False)
             builder = builder.add_revoked_certificate(entry.build())
         signed = self._signed(builder)
         return bytes(signed.public_bytes(Encoding.DER))
@@ -134,11 +171,15 @@ class Authority:
 
 @dataclass(frozen=True, slots=True)
 class DeviceIdentity:
-    """What a device authenticates with: its key and the DER certificates root, intermediates, leaf."""
+    """What a device authenticates with: its key and the DER certificates root, intermediates, leaf.
+
+    In the Alias model `device_key` is that of the device certificate, by which the device signs its leaf.
+    """
 
     key: SigningKey
     base_hash: BaseHash
     path: tuple[bytes, ...]
+    device_key: SigningKey | None = None
 
     @classmethod
     def generate(

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from teeio.crypto.algorithms import BaseHash
-from teeio.crypto.certificates.chain import load_certificate
-from teeio.crypto.certificates.extensions import SEQUENCE, der_header
+from teeio.crypto.certificates.chain import leaf_public_key, load_certificate
+from teeio.crypto.certificates.extensions import SEQUENCE, der_header, extension
 from teeio.crypto.keys import PublicKey, SigningKey, hash_algorithm, public_key_der
 from teeio.errors import AuthenticationFailed, DecodeError
 
@@ -29,9 +29,9 @@ def certificate_request(key: SigningKey, certificate: bytes, base_hash: BaseHash
     """Ask for a certificate for `key` with the subject and the extensions of the DER `certificate`; DER."""
     current = load_certificate(certificate)
     builder = x509.CertificateSigningRequestBuilder().subject_name(current.subject)
-    for extension in current.extensions:
-        if not isinstance(extension.value, _OF_THE_ISSUER):
-            builder = builder.add_extension(extension.value, critical=extension.critical)
+    for present in current.extensions:
+        if not isinstance(present.value, _OF_THE_ISSUER):
+            builder = builder.add_extension(present.value, critical=present.critical)
     return _signed(builder, key, base_hash)
 
 
@@ -73,6 +73,26 @@ def check_integrity(certificates: Sequence[bytes]) -> None:
         except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm) as error:
             reason = str(error) or "the signature does not verify"
             raise AuthenticationFailed(f"certificate {number} is not issued by the one before: {reason}") from None
+
+
+def check_issuer(certificate: bytes, key: SigningKey, *, basic_constraints: bool) -> None:
+    """Check that a DER certificate lets a device's key sign leaves below it; `basic_constraints` says that they are mandatory.
+
+    Raises `AuthenticationFailed` or `DecodeError`.
+    """
+    loaded = load_certificate(certificate)
+    if public_key_der(leaf_public_key(certificate)) != public_key_der(key.public):
+        raise AuthenticationFailed("the device certificate certifies another key than the device's")
+    constraints = extension(loaded, x509.BasicConstraints)
+    if constraints is None and basic_constraints:
+        raise AuthenticationFailed("the device certificate lacks basicConstraints, SPDM 1.3 requires it")
+    if constraints is not None and not constraints.ca:
+        raise AuthenticationFailed(
+            "basicConstraints says cA FALSE: below it the device could sign no alias certificate"
+        )
+    usage = extension(loaded, x509.KeyUsage)
+    if usage is not None and not usage.key_cert_sign:
+        raise AuthenticationFailed("keyUsage lacks keyCertSign: below it the device could sign no alias certificate")
 
 
 def algorithm_identifier(public: PublicKey) -> bytes:

@@ -1,4 +1,4 @@
-"""Validating a peer's certificate chain: the path to an anchor (RFC 5280), its revocation, and the leaf profile.
+"""Validating a peer's certificate chain: the path to an anchor (RFC 5280) and the leaf profile; `revocation` is apart.
 
 The path is built from the chain in the order in which SPDM prescribes it and never begins anywhere but at one of the
 caller's anchors: the root that the peer sends along proves nothing. Nothing is fetched.
@@ -7,7 +7,6 @@ caller's anchors: the root that the peer sends along proves nothing. Nothing is 
 from __future__ import annotations
 
 from collections.abc import Coroutine, Sequence
-from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from teeio.crypto.algorithms import BaseHash
@@ -104,15 +103,15 @@ def _validate_path(anchor: bytes, below: Sequence[bytes], at_time: float) -> str
     from pyhanko_certvalidator.validate import async_validate_path
 
     try:
-        path = _path(anchor, below)
+        path = path_of(anchor, below)
         context = ValidationContext(trust_roots=[path.first], moment=moment(at_time), allow_fetching=False)
-        _finish(async_validate_path(context, path))
-    except (ValidationError, *_PARSER_ERRORS) as error:
+        finish(async_validate_path(context, path))
+    except (ValidationError, *PARSER_ERRORS) as error:
         return str(error) or type(error).__name__
     return None
 
 
-_PARSER_ERRORS = (
+PARSER_ERRORS = (
     ValueError,
     TypeError,
     LookupError,
@@ -124,7 +123,8 @@ _PARSER_ERRORS = (
 """What the path validator's lazy ASN.1 parser may raise on certificates that it cannot read; each is a refusal."""
 
 
-def _path(anchor: bytes, below: Sequence[bytes]) -> ValidationPath:
+def path_of(anchor: bytes, below: Sequence[bytes]) -> ValidationPath:
+    """Give the validator's path from a DER anchor down. Raises `PARSER_ERRORS`."""
     from asn1crypto import x509 as asn1_x509
     from pyhanko_certvalidator.authority import AuthorityWithCert, TrustAnchor, TrustQualifiers
     from pyhanko_certvalidator.path import ValidationPath
@@ -134,7 +134,7 @@ def _path(anchor: bytes, below: Sequence[bytes]) -> ValidationPath:
     return ValidationPath(TrustAnchor(AuthorityWithCert(root), window), interm=rest[:-1], leaf=rest[-1])
 
 
-def _finish(coroutine: Coroutine[Any, Any, T]) -> T:
+def finish(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine that has nothing to wait for, without an event loop.
 
     The validator is written as coroutines because it can fetch revocation data. Here it is given all data and forbidden
@@ -147,52 +147,3 @@ def _finish(coroutine: Coroutine[Any, Any, T]) -> T:
         return result
     coroutine.close()
     raise AuthenticationFailed("certificate path validation tried to wait, though nothing may be fetched")
-
-
-# -- revocation --------------------------------------------------------------------------------------------------------
-
-
-class Revocation(Enum):
-    """What is known of the revocation of a chain's certificates."""
-
-    GOOD = "good"
-    REVOKED = "revoked"
-    UNKNOWN = "unknown"
-
-
-def revocation_status(
-    chain: bytes, anchors: Sequence[bytes], base_hash: BaseHash, at_time: float, lists: Sequence[bytes]
-) -> tuple[Revocation, str]:
-    """Look up every certificate below the anchor in the DER revocation `lists`; give the status and why.
-
-    A certificate that no current list of its issuer covers is UNKNOWN, and so is a chain that does not validate. A
-    certificate on hold is REVOKED. Nothing is fetched.
-    """
-    from pyhanko_certvalidator.context import ValidationContext
-    from pyhanko_certvalidator.errors import RevokedError, ValidationError
-    from pyhanko_certvalidator.validate import async_validate_path
-
-    try:
-        root_hash, certificates = parse_chain(chain, base_hash)
-    except DecodeError as error:
-        return Revocation.UNKNOWN, str(error)
-    anchor = anchor_of(root_hash, anchors, base_hash)
-    below = certificates[1:] if certificates[0] == anchor else certificates
-    if anchor is None or not below:
-        return Revocation.UNKNOWN, "the chain reaches no trust anchor"
-    try:
-        path = _path(anchor, below)
-        context = ValidationContext(
-            trust_roots=[path.first],
-            other_certs=list(path),
-            moment=moment(at_time),
-            allow_fetching=False,
-            crls=list(lists),
-            revocation_mode="require",
-        )
-        _finish(async_validate_path(context, path))
-    except RevokedError as error:
-        return Revocation.REVOKED, str(error)
-    except (ValidationError, *_PARSER_ERRORS) as error:
-        return Revocation.UNKNOWN, str(error) or type(error).__name__
-    return Revocation.GOOD, "no certificate of the chain is on a current revocation list of its issuer"

@@ -3,6 +3,8 @@
 from teeio.spdm.flows.encapsulated import Served, serve_encapsulated, serve_pending
 from teeio.spdm.flows.identity import (
     MeasurementEvidence,
+    certificate_model,
+    chain_hash,
     challenge,
     check_digest,
     get_certificate,
@@ -11,6 +13,7 @@ from teeio.spdm.flows.identity import (
     known_chain,
     leaf_key,
     prove_possession,
+    provisioned_key,
     verify_signature,
 )
 from teeio.spdm.flows.information import (
@@ -31,11 +34,14 @@ from teeio.spdm.flows.provisioning import (
     get_slot_size,
     set_certificate,
 )
-from teeio.spdm.flows.sessions import end_session, heartbeat, key_exchange, key_update, psk_exchange
+from teeio.spdm.flows.sessions import end_session, heartbeat, key_exchange, psk_exchange
+from teeio.spdm.key_update import key_update
 
 __all__ = [
     "MeasurementEvidence",
     "Served",
+    "certificate_model",
+    "chain_hash",
     "challenge",
     "change_key_pair",
     "check_digest",
@@ -59,6 +65,7 @@ __all__ = [
     "known_chain",
     "leaf_key",
     "prove_possession",
+    "provisioned_key",
     "psk_exchange",
     "resume",
     "send_event",

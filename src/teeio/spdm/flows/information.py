@@ -14,6 +14,7 @@ from teeio.spdm.asking import Asker
 from teeio.spdm.events import problem_of_events
 from teeio.spdm.exchange import Answer, ask, exchange
 from teeio.spdm.flows.identity import verify_signature
+from teeio.spdm.public_keys import in_four_bits
 from teeio.spdm.state import Session
 from teeio.spdm.transcript import ENDPOINT_INFO_CONTEXT
 
@@ -53,7 +54,7 @@ def get_endpoint_info(
     """Get the device class identifiers; if `signed`, verify the signature over IL1 with the key of `slot`."""
     request = m.GetEndpointInfo(
         sub_code=m.DEVICE_CLASS_IDENTIFIER,
-        slot=slot if signed else 0,
+        slot=in_four_bits(slot) if signed else 0,
         signature_requested=int(signed),
         nonce=requester.entropy(32) if signed else b"",
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from teeio.errors import Incompatible, PeerViolation
+from teeio.errors import ErrorResponse, Incompatible, Misuse, PeerViolation
 from teeio.flow import Flow
 from teeio.spdm import messages as m
 from teeio.spdm import negotiation
+from teeio.spdm.algorithm_rules import not_provided
 from teeio.spdm.constants import Capability, Version
 from teeio.spdm.exchange import ask
+from teeio.spdm.public_keys import offering
 from teeio.spdm.requester import Requester
 from teeio.spdm.rules import Phase
 from teeio.spdm.state import Connection
@@ -18,25 +20,23 @@ def connect(requester: Requester, *, list_algorithms: bool = False) -> Flow[Conn
 
     With `list_algorithms` (1.3, both sides with CHUNK) the responder is asked for all it supports: `Connection.offered_by_responder`.
     """
-    requester.connection = Connection()
-    for session_id in list(requester.sessions):
-        requester.drop_session(session_id, "GET_VERSION")
-    requester.chains.clear()
+    requester.forget("GET_VERSION")
     yield from _agree_version(requester)
     yield from _agree_capabilities(requester, list_algorithms=list_algorithms)
     yield from _agree_algorithms(requester)
     return requester.connection
 
 
-def resume(requester: Requester, preserved: Connection) -> Flow[Connection]:
+def resume(requester: Requester, preserved: Connection | None = None) -> Flow[Connection]:
     """Begin with GET_VERSION alone, on a state that both sides have preserved: PSK_EXCHANGE may follow at once (CACHE).
 
-    Raises `Incompatible` if the responder no longer has that version.
+    Without `preserved` it is what the last END_SESSION has left. Raises `Misuse` if that is nothing, `Incompatible` if the responder no
+    longer has that version.
     """
-    requester.connection = Connection()
-    for session_id in list(requester.sessions):
-        requester.drop_session(session_id, "GET_VERSION")
-    requester.chains.clear()
+    preserved = preserved or requester.preserved
+    if preserved is None:
+        raise Misuse("no negotiated state is preserved", remedy="end a session without clearing it, or connect anew")
+    requester.forget("GET_VERSION")
     if preserved.version not in (yield from ask(m.GetVersion())).versions:
         raise Incompatible(f"{requester.peer} no longer offers the preserved version", remedy="connect anew")
     requester.connection = preserved
@@ -82,13 +82,24 @@ def _agree_capabilities(requester: Requester, *, list_algorithms: bool) -> Flow[
 
 
 def _agree_algorithms(requester: Requester) -> Flow[None]:
-    connection = requester.connection
-    request = negotiation.offer(requester.settings, connection.version, connection.responder_capabilities)
-    response = yield from ask(request)
+    connection, settings = requester.connection, requester.settings
+    if connection.responder_capabilities & Capability.PUB_KEY_ID and requester.peer_keys:
+        settings = offering(settings, requester.peer_keys)
+    request = negotiation.offer(settings, connection.version, connection.responder_capabilities)
+    supported = connection.offered_by_responder
+    unknown = not_provided(supported) if supported else ""
+    try:
+        response = yield from ask(request)
+    except ErrorResponse as error:
+        if not unknown:
+            raise
+        raise Incompatible(f"{error}{unknown}", remedy="offer more algorithms") from error
     negotiation.check_selection(request, response)
     lacking = negotiation.missing(requester.connection, response)
     if lacking:
-        raise Incompatible(f"{requester.peer} selected no {lacking} of our offer", remedy="offer more algorithms")
+        raise Incompatible(
+            f"{requester.peer} selected no {lacking} of our offer{unknown}", remedy="offer more algorithms"
+        )
     if response.requester_multi_key and not connection.requester_capabilities & (
         Capability.MULTI_KEY_ONLY | Capability.MULTI_KEY_NEG
     ):

@@ -5,27 +5,36 @@ What these flows return has been verified: signature, ResponderVerifyData and th
 
 from __future__ import annotations
 
-from teeio.crypto.kdf import digest, equal
+from teeio.crypto.kdf import equal
 from teeio.crypto.key_exchange import KeyExchange, exchange_for
-from teeio.errors import AuthenticationFailed, ErrorResponse, Incompatible, PeerViolation
+from teeio.errors import AuthenticationFailed, Incompatible, PeerViolation
 from teeio.flow import Flow
-from teeio.observe import SecretDerived
 from teeio.spdm import messages as m
 from teeio.spdm import opaque
-from teeio.spdm.asking import Asker
-from teeio.spdm.constants import PSK_CONTEXT_SIZE, Capability, KeyUpdateOperation, MutualAuth, SummaryType
+from teeio.spdm.constants import (
+    PSK_CONTEXT_SIZE,
+    PUBLIC_KEY_SLOT,
+    Capability,
+    MutualAuth,
+    SummaryType,
+)
 from teeio.spdm.exchange import Answer, ask, exchange
 from teeio.spdm.flows.encapsulated import serve_encapsulated
-from teeio.spdm.flows.identity import known_chain, verify_signature
+from teeio.spdm.flows.identity import chain_hash, verify_signature
+from teeio.spdm.public_keys import from_four_bits
 from teeio.spdm.requester import Requester
+from teeio.spdm.signing import sign_transcript
 from teeio.spdm.state import Session, free_session_half
-from teeio.spdm.transcript import FINISH_CONTEXT, KEY_EXCHANGE_CONTEXT, signing_message
+from teeio.spdm.transcript import FINISH_CONTEXT, KEY_EXCHANGE_CONTEXT
 
 
 def key_exchange(
     requester: Requester, slot: int = 0, summary_type: SummaryType = SummaryType.NONE, session_policy: int = 0
 ) -> Flow[Session]:
-    """Set up a session authenticated by the chain of `slot`: KEY_EXCHANGE and FINISH. Raises `AuthenticationFailed`."""
+    """Set up a session authenticated by the chain of `slot`, or by the provisioned public key (0xFF): KEY_EXCHANGE and FINISH.
+
+    Raises `AuthenticationFailed`.
+    """
     connection = requester.connection
     ephemeral = exchange_for(connection.group, requester.entropy)
     request = m.KeyExchange(
@@ -35,11 +44,11 @@ def key_exchange(
         session_policy=session_policy,
         random=requester.entropy(32),
         exchange_data=ephemeral.exchange_data,
-        opaque=opaque.encode_supported(connection.version),
+        opaque=opaque.encode_supported(connection.version, requester.settings.secured_versions),
     )
-    chain_hash = digest(connection.base_hash, known_chain(requester, slot))
+    responder_hash = chain_hash(requester, slot)
     answer: Answer[m.KeyExchangeRsp] = yield from exchange(request)
-    session = _open_session(requester, request, answer, slot, chain_hash, ephemeral)
+    session = _open_session(requester, request, answer, slot, responder_hash, ephemeral)
     try:
         yield from _prove_identity(requester, session, answer.message)
         yield from _finish(requester, session)
@@ -59,14 +68,16 @@ def _open_session(
     request: m.KeyExchange,
     answer: Answer[m.KeyExchangeRsp],
     slot: int,
-    chain_hash: bytes,
+    responder_hash: bytes,
     ephemeral: KeyExchange,
 ) -> Session:
     connection, response = requester.connection, answer.message
     _check_mutual(requester, response)
     session = _new_session(requester, request.req_session_id, response)
     tail = connection.asym.signature_size + len(response.verify_data)
-    signed = requester.transcript.handshake(chain_hash, connection.multi_key) + answer.sent + answer.received[:-tail]
+    signed = (
+        requester.transcript.handshake(responder_hash, connection.multi_key) + answer.sent + answer.received[:-tail]
+    )
     verify_signature(requester, slot, KEY_EXCHANGE_CONTEXT, signed, response.signature)
     session.transcript = signed + response.signature
     session.enter_handshake(ephemeral.agree(response.exchange_data))
@@ -90,11 +101,17 @@ def _check_mutual(requester: Requester, response: m.KeyExchangeRsp) -> None:
         raise PeerViolation(f"MutAuthRequested {mode:#x} is not one mode", "DSP0274 KEY_EXCHANGE_RSP")
     if mode != MutualAuth.PLAIN and not common & Capability.ENCAP:
         raise PeerViolation("mutual authentication by encapsulation without ENCAP", "DSP0274 KEY_EXCHANGE_RSP")
+    by_key = bool(requester.connection.requester_capabilities & Capability.PUB_KEY_ID)
+    if by_key and mode != MutualAuth.PLAIN:
+        raise PeerViolation("our public key is provisioned: there is no chain to read", "DSP0274 KEY_EXCHANGE_RSP")
+    if mode == MutualAuth.PLAIN and by_key is not (from_four_bits(response.req_slot) == PUBLIC_KEY_SLOT):
+        ours = "our public key (0xF)" if by_key else "a certificate slot"
+        raise PeerViolation(f"SlotIDParam {response.req_slot:#x} does not name {ours}", "DSP0274 KEY_EXCHANGE_RSP")
 
 
 def _prove_identity(requester: Requester, session: Session, response: m.KeyExchangeRsp) -> Flow[None]:
     """Learn which slot FINISH must prove, and enter its chain into the transcript."""
-    connection, slot, digests = requester.connection, response.req_slot, b""
+    connection, slot, digests = requester.connection, from_four_bits(response.req_slot), b""
     if not response.mut_auth_requested:
         return
     if response.mut_auth_requested != MutualAuth.PLAIN:
@@ -107,8 +124,7 @@ def _prove_identity(requester: Requester, session: Session, response: m.KeyExcha
         slot = served.slot or 0
         digests = served.digests if connection.requester_multi_key else b""
     session.requester_slot = slot
-    chain = requester.signing_slot(slot).chain(connection.base_hash)
-    session.transcript += digests + digest(connection.base_hash, chain)
+    session.transcript += digests + requester.signing_slot(slot).chain_hash(connection.base_hash)
 
 
 def _finish(requester: Requester, session: Session) -> Flow[None]:
@@ -142,9 +158,9 @@ def _signed_finish(requester: Requester, session: Session) -> m.Finish:
         signature_included=1, req_slot=session.requester_slot, signature=bytes(size), verify_data=no_proof
     )
     covered = session.transcript + request.encode(connection.facts)[: -size - len(no_proof)]
-    message = signing_message(connection.version, FINISH_CONTEXT, covered, connection.base_hash)
     key = requester.signing_slot(session.requester_slot).key
-    request.signature = key.sign(message, connection.base_hash, FINISH_CONTEXT)
+    order = requester.settings.signature_order
+    request.signature = sign_transcript(key, connection, FINISH_CONTEXT, covered, order)
     return request
 
 
@@ -166,7 +182,7 @@ def psk_exchange(
         req_session_id=_free_session_half(requester),
         hint=hint,
         context=requester.entropy(PSK_CONTEXT_SIZE),
-        opaque=opaque.encode_supported(connection.version),
+        opaque=opaque.encode_supported(connection.version, requester.settings.secured_versions),
     )
     answer: Answer[m.PskExchangeRsp] = yield from exchange(request)
     response, hash_size = answer.message, connection.base_hash.size
@@ -201,7 +217,7 @@ def _new_session(requester: Requester, req_session_id: int, response: m.KeyExcha
     """Make the session that a response announces. Raises `PeerViolation`."""
     connection = requester.connection
     selected = opaque.decode_selected(connection.version, response.opaque)
-    if selected not in opaque.SECURED_VERSIONS:
+    if selected is None or selected not in requester.settings.secured_versions:
         raise PeerViolation(f"secured-message version {selected} was not offered", "DSP0277 version selection")
     session_id = response.rsp_session_id << 16 | req_session_id
     if session_id in requester.sessions:
@@ -213,6 +229,7 @@ def _new_session(requester: Requester, req_session_id: int, response: m.KeyExcha
         encrypted=bool(connection.common_capabilities & Capability.ENCRYPT),
         heartbeat_period=response.heartbeat_period,
         last_seen=requester.now,
+        terms=requester.settings.record_terms(selected),
     )
 
 
@@ -221,48 +238,18 @@ def heartbeat(session: Session) -> Flow[None]:
     yield from ask(m.Heartbeat(), session.session_id)
 
 
-def key_update(requester: Asker, session: Session, *, both: bool = True) -> Flow[None]:
-    """Replace the data keys: both directions, or the request direction only; then prove the new request key.
-
-    A responder that asks for it gives a mirrored session and updates one direction only.
-    """
-    operation = KeyUpdateOperation.UPDATE_ALL_KEYS if both else KeyUpdateOperation.UPDATE_KEY
-    new_request = session.request_key.updated()
-    if both:
-        session.previous_key, session.response_key = session.response_key, session.response_key.updated()
-    try:
-        yield from _key_operation(requester, session, operation)
-    except ErrorResponse:
-        # A protected refusal: the responder has kept its keys, so do we.
-        if session.previous_key is not None:
-            session.response_key, session.previous_key = session.previous_key, None
-        raise
-    except BaseException:
-        requester.drop_session(session.session_id, "whether the keys were updated is not known")
-        raise
-    session.previous_key = None
-    session.request_key = new_request
-    for direction, key in zip(session.directions, (session.request_key, session.response_key), strict=True):
-        if both or key is new_request:
-            label = f"{direction}_data_secret_update"
-            requester.observer(SecretDerived(label, f"{session.session_id:08x}", key.secret))
-    try:
-        yield from _key_operation(requester, session, KeyUpdateOperation.VERIFY_NEW_KEY)
-    except BaseException:
-        requester.drop_session(session.session_id, "the updated keys were not verified")
-        raise
-
-
-def _key_operation(requester: Asker, session: Session, operation: KeyUpdateOperation) -> Flow[None]:
-    tag = requester.entropy(1)[0]
-    response = yield from ask(m.KeyUpdate(operation=operation, tag=tag), session.session_id)
-    if (response.operation, response.tag) != (operation, tag):
-        raise PeerViolation("KEY_UPDATE_ACK does not echo operation and tag", "DSP0274 KEY_UPDATE_ACK")
-
-
 def end_session(requester: Requester, session: Session, *, clear_negotiated_state: bool = False) -> Flow[None]:
-    """End `session` on both sides; our keys are gone even if the peer does not acknowledge."""
+    """End `session` on both sides; our keys are gone even if the peer does not acknowledge.
+
+    With CACHE the negotiated state is then in `requester.preserved` for `resume`, unless it was cleared, now or before; without CACHE
+    there is nothing to clear and the bit stays 0.
+    """
+    clear = clear_negotiated_state and bool(requester.connection.responder_capabilities & Capability.CACHE)
+    requester.preserved = None
+    if clear:
+        requester.agreed(state_cleared=True)
     try:
-        yield from ask(m.EndSession(clear_negotiated_state=int(clear_negotiated_state)), session.session_id)
+        yield from ask(m.EndSession(clear_negotiated_state=int(clear)), session.session_id)
+        requester.preserved = requester.connection.preservable
     finally:
         requester.drop_session(session.session_id, "END_SESSION")

@@ -7,7 +7,6 @@ Param1 on; version and code come from the facts and the decorator.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from typing import ClassVar, Generic, NamedTuple, TypeVar, dataclass_transform
 
 from teeio.errors import DecodeError, Misuse
@@ -37,8 +36,7 @@ from teeio.wire import (
 HEADER_SIZE = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """Negotiated facts that the layouts refer to; sizes in bytes, 0 where nothing is negotiated.
 
     `summary_size` and `signed` depend on the request that a response answers: the side that decodes the response sets them.
@@ -58,7 +56,10 @@ class Facts:
     def answering(self, request: Message) -> Facts:
         """Give the facts for decoding the response to `request`."""
         summary = self.hash_size if getattr(request, "summary_type", 0) else 0
-        return replace(self, summary_size=summary, signed=bool(getattr(request, "signature_requested", True)))
+        signed = bool(getattr(request, "signature_requested", True))
+        if (summary, signed) == (self.summary_size, self.signed):
+            return self
+        return self._replace(summary_size=summary, signed=signed)
 
 
 class Message(Record):
@@ -148,13 +149,19 @@ class Header(NamedTuple):
 def header(data: bytes) -> Header:
     """Read the header. Raises `DecodeError` if there are fewer than four bytes."""
     if len(data) < HEADER_SIZE:
-        raise DecodeError("SpdmMessage", "header", 0, f"needs {HEADER_SIZE} bytes, has {len(data)}")
+        raise _too_short(data)
     return Header(*data[:HEADER_SIZE])
+
+
+def _too_short(data: bytes) -> DecodeError:
+    return DecodeError("SpdmMessage", "header", 0, f"needs {HEADER_SIZE} bytes, has {len(data)}")
 
 
 def decode(data: bytes, facts: Facts) -> tuple[Message, int]:
     """Decode the message at the start of `data` by its code; give it and its size. Trailing bytes are the caller's business."""
-    cls = BY_CODE.get(header(data).code)
+    if len(data) < HEADER_SIZE:
+        raise _too_short(data)
+    cls = BY_CODE.get(data[1])
     if cls is None:
         raise DecodeError("SpdmMessage", "code", 1, f"{data[1]:#04x} is not a declared RequestResponseCode")
     return cls.decode_prefix(data, facts)

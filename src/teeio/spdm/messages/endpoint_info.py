@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 from teeio.spdm.messages.base import Request, Response, message
 from teeio.spdm.messages.svh import Event, EventGroup
-from teeio.wire import REST, bits, blob, count_of, length_of, repeat, reserved, reserved_bits, u8
+from teeio.wire import REST, bits, blob, count_of, length_of, repeat, reserved, reserved_bits, u8, u16
+
+
+class SlotManagementCode(IntEnum):
+    """Sub codes of SLOT_MANAGEMENT (as proposed for the DMTF reference; UNCONFIRMED in DSP0274's text)."""
+
+    SUPPORTED_SUB_CODES = 0x00
+    GET_BANK_INFO = 0x01
+    GET_BANK_DETAILS = 0x02
+    GET_CERTIFICATE_CHAIN = 0x03
+    GET_CSR = 0x04
+    MANAGE_BANK = 0x20
+    MANAGE_SLOT = 0x21
+    SET_CERTIFICATE = 0x22
+
 
 DEVICE_CLASS_IDENTIFIER = 1
 """The one sub code of GET_ENDPOINT_INFO that is defined."""
@@ -89,17 +105,21 @@ class EventAck(Response):
 
 @message(0x88, "SLOT_MANAGEMENT")
 class SlotManagement(Request["SlotManagementRsp"]):
-    """Manage certificate slots (1.4); the layout behind the parameters is not published in the references."""
+    """Manage the certificate slots of every algorithm, in banks (1.4). UNCONFIRMED: what stands behind the header."""
 
-    sub_code: int = u8("Sub code")
-    slot: int = u8("SlotID")
-    details: bytes = blob(REST, "Undecoded", default=b"")
+    sub_code: int = u8("Sub code", enum=SlotManagementCode)
+    _param2: None = reserved(1)
+    structure_offset: int = u16("MgmtStructOffset: 8, or 0 without a structure", default=0)
+    _reserved: None = reserved(2)
+    details: bytes = blob(REST, "Structure of the sub code, undecoded", default=b"")
 
 
 @message(0x08, "SLOT_MANAGEMENT_RSP")
 class SlotManagementRsp(Response):
     """Answer SLOT_MANAGEMENT."""
 
-    sub_code: int = u8("Sub code")
-    slot: int = u8("SlotID")
-    details: bytes = blob(REST, "Undecoded", default=b"")
+    sub_code: int = u8("Sub code", enum=SlotManagementCode)
+    _param2: None = reserved(1)
+    structure_offset: int = u16("MgmtStructOffset: 8, or 0 without a structure", default=0)
+    _reserved: None = reserved(2)
+    details: bytes = blob(REST, "Structure of the sub code, undecoded", default=b"")
