@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from capture_files import Recorder, recorded
 from teeio.capture import render
 from teeio.capture.chains import Chains
-from teeio.capture.dissect import Dissection, Dissector, Protection, decode_capture
+from teeio.capture.dissect import Dissection, Dissector, decode_capture
 from teeio.capture.findings import Verdict
 from teeio.capture.framing import Carried
 from teeio.capture.keylog import parse_key_log
+from teeio.capture.message import Protection
 from teeio.capture.negotiated import Negotiated, Signer
 from teeio.capture.pcap import Frame, LinkType, read_pcap, write_pcap
 from teeio.capture.sessions import Direction

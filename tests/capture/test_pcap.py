@@ -47,8 +47,13 @@ def test_both_byte_orders_and_resolutions(order: str, magic: int, scale: int) ->
 
 
 def test_the_header_is_what_other_tools_expect() -> None:
-    assert FILE[:24] == struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, MAX_FRAME, 292)
-    assert FILE[24:45] == struct.pack("<IIII", 1, 500000, 5, 5) + b"first"
+    made = write_pcap(LinkType.PCI_DOE, FRAMES[:2])
+    assert made[:24] == struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65536, 292)
+    assert made[24:45] == struct.pack("<IIII", 1, 500000, 5, 5) + b"first"
+
+
+def test_the_header_never_says_less_than_the_largest_frame() -> None:
+    assert struct.unpack_from("<I", FILE, 16) == (70_000,)
 
 
 @pytest.mark.parametrize("size", [*range(70), len(FILE) - 1])

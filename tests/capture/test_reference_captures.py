@@ -8,9 +8,11 @@ import pytest
 
 from capture_files import Reference
 from teeio.capture import render
-from teeio.capture.dissect import Dissection, Protection, decode_capture
+from teeio.capture.dissect import Dissection, decode_capture
 from teeio.capture.findings import Verdict
 from teeio.capture.keylog import KeyLog, SessionSecrets, write_key_log
+from teeio.capture.message import Protection
+from teeio.capture.sessions import NO_FIT
 
 Load = Callable[[str], Reference]
 
@@ -162,8 +164,10 @@ def test_wrong_keys_give_one_clear_message(reference: Load) -> None:
     capture = reference("doe-1.2-signed-measurements")
     dissection = decode_capture(capture.pcap, reference("doe-1.2-p384-tdisp").keys)
     assert dissection.problems == ["the key log opens no record of this capture: are they of the same run?"]
-    wrong = [finding.check for _, finding in dissection.wrong()]
-    assert wrong == ["RequesterVerifyData", "ResponderVerifyData"] * 2
+    assert dissection.wrong() == []
+    unknown = [finding.check for _, finding in dissection.findings() if finding.reason == NO_FIT]
+    assert unknown == ["RequesterVerifyData", "ResponderVerifyData"] * 2
+    assert "sessions of the key log match none of the capture" in dissection.notes[-1]
 
 
 def test_the_keys_of_one_session_open_that_session(reference: Load) -> None:
@@ -174,8 +178,10 @@ def test_the_keys_of_one_session_open_that_session(reference: Load) -> None:
     assert not first.opened
     assert second.opened
     assert not second.unopened
-    assert len(dissection.problems) == 1
-    assert "session 0xffffffff (from frame 28)" in dissection.problems[0]
+    assert dissection.problems == []
+    (note,) = dissection.notes
+    assert "session 1 (0xffffffff of connection 1, from frame 28)" in note
+    assert NO_FIT in note
 
 
 @pytest.mark.parametrize("name", ["doe-1.2-p384-tdisp", "mctp-1.2-psk", PQC])
@@ -216,13 +222,13 @@ def test_a_changed_message_spoils_what_covers_it(reference: Load) -> None:
     capture = reference("doe-1.2-signed-measurements")
     at = capture.pcap.index(bytes.fromhex("12e1000000"))  # GET_CAPABILITIES is in every transcript
     damaged = capture.pcap[: at + 5] + b"\x07" + capture.pcap[at + 6 :]
-    checks = {finding.check for _, finding in decode_capture(damaged, capture.keys).wrong()}
-    assert checks == {
+    dissection = decode_capture(damaged, capture.keys)
+    assert {finding.check for _, finding in dissection.wrong()} == {
         "KEY_EXCHANGE_RSP signature",
         "MEASUREMENTS signature",
-        "RequesterVerifyData",
-        "ResponderVerifyData",
     }
+    unknown = {finding.check for _, finding in dissection.findings() if finding.reason == NO_FIT}
+    assert unknown == {"RequesterVerifyData", "ResponderVerifyData"}
 
 
 def test_a_changed_chain_has_another_digest(reference: Load) -> None:

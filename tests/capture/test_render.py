@@ -86,7 +86,7 @@ def test_what_was_not_opened_has_no_name() -> None:
 
 def test_the_text_form(dissection: Dissection) -> None:
     lines = list(render.text_lines(dissection))
-    assert lines[0] == "     1  REQ->RSP  -           1.0  GET_VERSION (4 bytes)"
+    assert lines[0] == "     1  c1  REQ->RSP  -              1.0  GET_VERSION (4 bytes)"
     assert "        base_hash: SHA_384 (0x2)" in lines
     assert "        KEY_EXCHANGE_RSP signature: ok" in lines
     assert any(line.startswith("        portion: ") and line.endswith("bytes)") for line in lines)
@@ -95,7 +95,19 @@ def test_the_text_form(dissection: Dissection) -> None:
 
 
 def test_the_summary_counts(dissection: Dissection) -> None:
-    first, second, third = render.summary(dissection)
+    first, second, third, *listed = render.summary(dissection)
     assert first == f"{len(dissection.messages)} frames, {len(dissection.messages)} SPDM messages, 4 sessions"
     assert second == "0 records not opened, 0 messages not decoded"
     assert third.endswith("0 wrong, 0 not checkable")
+    assert [line.split(":")[0].strip() for line in listed] == [
+        *("connection 1", "session 1", "session 2"),
+        *("connection 2", "session 3", "session 4"),
+    ]
+    shown = render.summary_dict(dissection)
+    assert [(one["number"], one["connection"], one["proven"]) for one in shown["sessions"]] == [
+        (1, 1, True),
+        (2, 1, True),
+        (3, 2, True),
+        (4, 2, True),
+    ]
+    assert shown["problems"] == shown["notes"] == []

@@ -231,6 +231,31 @@ def test_answers_of_impossible_length(answer: str) -> None:
         exchange(space.read, space.write, BASE, encode_object(SPDM, b""), limit=64)
 
 
+@pytest.mark.parametrize("missing", [1, 2, 5])
+def test_an_object_that_ends_early_is_noticed(missing: int) -> None:
+    whole = encode_object(SPDM, bytes(range(24)))
+    space, _ = make(lambda data: whole[: -4 * missing])
+    with pytest.raises(TransportError, match="ends before"):
+        exchange(space.read, space.write, BASE, encode_object(SPDM, b""))
+
+
+def test_a_dw_of_an_answer_takes_one_read_and_one_write() -> None:
+    reads: list[int] = []
+
+    def read(offset: int, size: int) -> int:
+        reads.append(offset)
+        return space.read(offset, size)
+
+    few = []
+    for size in (4, 400):
+        space, _ = make(lambda data, size=size: encode_object(SPDM, bytes(size)))  # type: ignore[misc]
+        reads.clear()
+        exchange(read, space.write, BASE, encode_object(SPDM, b""))
+        assert reads.count(READ) == 2 + size // 4
+        few.append(reads.count(STATUS))
+    assert few[0] == few[1]
+
+
 def test_leftovers_of_another_exchange_are_aborted() -> None:
     space, _ = make()
     post(space, encode_object(SPDM, b"left"))
@@ -276,5 +301,5 @@ def test_binding_refuses_other_objects(protocol: DoeProtocol) -> None:
 
 @pytest.mark.parametrize("kind", [3, 4])
 def test_binding_says_why_it_refuses_objects_of_a_connection(kind: int) -> None:
-    with pytest.raises(DecodeError, match="connection id stands is not settled"):
+    with pytest.raises(DecodeError, match="is of a connection with an id"):
         DoeBinding().unwrap(encode_object(DoeProtocol(1, kind), b"abcd"))

@@ -9,11 +9,12 @@ from teeio.capture.negotiated import Negotiated, Signer
 from teeio.crypto.algorithms import BaseHash
 from teeio.crypto.certificates import leaf_public_key, load_certificate, parse_chain
 from teeio.crypto.kdf import digest
-from teeio.crypto.keys import PublicKey, verify
+from teeio.crypto.keys import PublicKey
 from teeio.errors import AuthenticationFailed, DecodeError, Incompatible
 from teeio.spdm import messages as m
+from teeio.spdm.byte_order import ByteOrder
 from teeio.spdm.constants import PUBLIC_KEY_SLOT
-from teeio.spdm.transcript import signing_message
+from teeio.spdm.signing import verify_transcript
 
 MAX_CHAIN = 1 << 20
 """Bytes of one chain that are put together; 1.4 allows more than 64 KiB."""
@@ -22,23 +23,13 @@ MAX_REMEMBERED = 64
 
 
 class Chains:
-    """The chains and digests of one side's slots.
+    """The chains and digests of one side's slots on one connection; `remembered` has chains of others by digest."""
 
-    Chains are remembered beyond a connection by their digest, because a requester that finds an unchanged digest
-    reads no chain.
-    """
-
-    def __init__(self) -> None:
+    def __init__(self, remembered: dict[bytes, bytes] | None = None) -> None:
         self.by_slot: dict[int, bytes] = {}
         self.digests: dict[int, bytes] = {}
         self._portions: dict[int, bytearray] = {}
-        self._remembered: dict[bytes, bytes] = {}
-
-    def reset(self) -> None:
-        """Begin a new connection."""
-        self.by_slot.clear()
-        self.digests.clear()
-        self._portions.clear()
+        self._remembered = {} if remembered is None else remembered
 
     def enter_digests(self, digests: m.Digests) -> list[Finding]:
         """Enter DIGESTS; say of which known chain it gives the digest."""
@@ -113,9 +104,9 @@ class Chains:
             key = _leaf_key(chain, base_hash)
         except (AuthenticationFailed, DecodeError) as error:
             return not_checkable(check, str(error))
-        message = signing_message(n.connection.version, context, transcript, base_hash)
         try:
-            verify(key, signer.algorithm, message, signature, base_hash, context)
+            # The capture does not say which byte order the sides of 1.0 and 1.1 have agreed on.
+            verify_transcript(key, signer.algorithm, n.connection, context, transcript, signature, ByteOrder.EITHER)
         except Incompatible as error:
             return not_checkable(check, str(error))
         except AuthenticationFailed as error:

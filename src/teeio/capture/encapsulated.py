@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from teeio.capture.conversation import Conversation, requester_signed, without_tail
+from teeio.capture.conversation import Conversation
 from teeio.capture.findings import Finding
 from teeio.capture.sessions import Direction, DissectedSession
+from teeio.capture.signatures import requester_signed, without_tail
 from teeio.spdm import messages as m
 from teeio.spdm.constants import KeyUpdateOperation, Version
 from teeio.spdm.transcript import MAX_TRANSCRIPT

@@ -5,8 +5,8 @@ The layouts are those of `mctp` and `pcie.doe`. A frame that carries something e
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from teeio import mctp
 from teeio.capture.pcap import LinkType
@@ -29,14 +29,35 @@ class Carried(Enum):
     BROKEN = "broken"
 
 
-@dataclass(frozen=True, slots=True)
-class Framed:
+class Ends(NamedTuple):
+    """Between whom a frame goes, as far as it says: MCTP endpoint ids, or the connection id of a DOE data object."""
+
+    source: int = 0
+    destination: int = 0
+    doe_connection: int | None = None
+
+    def back(self) -> Ends:
+        """Give the ends of a frame that goes the other way."""
+        return Ends(self.destination, self.source)
+
+    def __str__(self) -> str:
+        if self.doe_connection is not None:
+            return f"DOE connection id {self.doe_connection}"
+        return f"endpoint {self.source} to {self.destination}"
+
+
+NOBODY = Ends()
+"""The ends of a frame that does not tell one from the other: a DOE data object, an MCTP packet of an emulator."""
+
+
+class Framed(NamedTuple):
     """The content of a frame: `payload` with transport padding; `name` of what is no SPDM, `error` of a broken one."""
 
     carried: Carried
-    payload: bytes = field(repr=False)
+    payload: bytes
     name: str = ""
     error: str = ""
+    ends: Ends = NOBODY
 
 
 def unframe(link_type: LinkType, frame: bytes) -> Framed:
@@ -48,21 +69,27 @@ def unframe(link_type: LinkType, frame: bytes) -> Framed:
 
 
 def _unframe_mctp(frame: bytes) -> Framed:
-    _, used = mctp.MctpHeader.decode_prefix(frame)
+    header, used = mctp.MctpHeader.decode_prefix(frame)
+    ends = Ends(header.source, header.destination) if header.source != header.destination else NOBODY
     message = frame[used:]
     if message and message[0] not in (mctp.MessageType.SPDM, mctp.MessageType.SECURED_SPDM):
-        return Framed(Carried.OTHER, message[1:], name=f"MCTP message type {message[0]:#04x}")
+        return Framed(Carried.OTHER, message[1:], name=f"MCTP message type {message[0]:#04x}", ends=ends)
     payload, secured = BINDINGS[LinkType.MCTP].unwrap(message)
-    return Framed(Carried.SECURED if secured else Carried.SPDM, payload)
+    return Framed(Carried.SECURED if secured else Carried.SPDM, payload, ends=ends)
 
 
 def _unframe_doe(frame: bytes) -> Framed:
     found = doe.decode_object(frame)
-    if found.protocol == doe.SPDM:
+    protocol = found.protocol
+    if protocol == doe.SPDM:
         return Framed(Carried.SPDM, found.payload)
-    if found.protocol == doe.SECURED_SPDM:
+    if protocol == doe.SECURED_SPDM:
         return Framed(Carried.SECURED, found.payload)
-    if found.protocol == doe.DISCOVERY:
+    if protocol in doe.OF_A_CONNECTION:
+        secured = protocol == doe.SECURED_SPDM_CONNECTION
+        carried = Carried.SECURED if secured else Carried.SPDM
+        return Framed(carried, found.payload, ends=Ends(doe_connection=found.connection_id))
+    if protocol == doe.DISCOVERY:
         return Framed(Carried.DISCOVERY, found.payload, name="DOE_DISCOVERY")
     return Framed(Carried.OTHER, found.payload, name=f"DOE data object {found.vendor_id:#06x}:{int(found.type):#04x}")
 

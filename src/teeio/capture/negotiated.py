@@ -114,10 +114,9 @@ class Negotiated:
     def facts_of(self, version: int, *, encapsulated: bool = False) -> m.Facts:
         """Give the facts for decoding a message of `version`; in an encapsulated one the requester answers."""
         if encapsulated:
-            return replace(
-                self.facts,
+            return self.facts._replace(
                 version=version,
                 signature_size=self.facts.req_signature_size,
                 multi_key=self.requester_multi_key,
             )
-        return self.facts if self.facts.version == version else replace(self.facts, version=version)
+        return self.facts if self.facts.version == version else self.facts._replace(version=version)

@@ -1,12 +1,12 @@
 """Classic pcap files with the link types of MCTP (291) and PCI DOE (292).
 
 Follows the file format of libpcap (draft-ietf-opsawg-pcap) in both byte orders and both timestamp resolutions. Leaves
-out pcapng and every other link type.
+out every other link type; `pcapng` reads files of that format.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TypeVar
@@ -25,7 +25,10 @@ PACKET_HEADER_SIZE = 16
 MAX_FRAME = 1 << 21
 """Largest frame taken: twice the largest DOE data object (2^18 DWs)."""
 
-_NOT_PCAP = "give a classic pcap file with link type 291 (MCTP) or 292 (PCI DOE)"
+USUAL_SNAP_LENGTH = 1 << 16
+"""What a written header says unless a frame is larger: the DMTF reference dissector takes no file that says more."""
+
+_NOT_PCAP = "give a pcap or pcapng file with link type 291 (MCTP) or 292 (PCI DOE)"
 
 
 R = TypeVar("R", bound=Record)
@@ -46,7 +49,7 @@ class FileHeader(Record):
     version_major: int = u16("Major version", default=VERSION[0])
     version_minor: int = u16("Minor version", default=VERSION[1])
     _time_zone: None = reserved(8)
-    snap_length: int = u32("Largest frame that the writer keeps", default=MAX_FRAME)
+    snap_length: int = u32("Largest frame that the writer keeps", default=USUAL_SNAP_LENGTH)
     link_type: LinkType = u32("Link type", enum=LinkType)
 
 
@@ -72,20 +75,38 @@ _PACKET_HEADERS: dict[str, type[PacketHeader]] = {"little": PacketHeader, "big":
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame: `number` counts from 1, `time` is in nanoseconds since 1970."""
+    """One frame: `number` counts from 1, `time` is in nanoseconds since 1970, `interface` is an index from 0."""
 
     number: int
     data: bytes
     time: int = 0
+    interface: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """Where frames were taken; a classic file has one, without a name."""
+
+    link_type: LinkType
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """The frames of a file; `problem` says why reading ended before the end of the file, or is None."""
+    """The frames of a file; `problem` says why reading ended before the end of the file, or is None.
 
-    link_type: LinkType
+    `left_out` counts frames of interfaces with link types that are not read.
+    """
+
+    interfaces: tuple[Interface, ...]
     frames: tuple[Frame, ...]
     problem: DecodeError | None = None
+    left_out: int = 0
+
+    @property
+    def link_type(self) -> LinkType:
+        """The link type of the first interface."""
+        return self.interfaces[0].link_type
 
 
 def read_pcap(data: bytes) -> Capture:
@@ -107,7 +128,7 @@ def read_pcap(data: bytes) -> Capture:
         _read_frames(data, _PACKET_HEADERS[order], scale, frames)
     except DecodeError as error:
         problem = error
-    return Capture(header.link_type, tuple(frames), problem)
+    return Capture((Interface(header.link_type),), tuple(frames), problem)
 
 
 def _flavour(data: bytes) -> tuple[str, int]:
@@ -119,7 +140,7 @@ def _flavour(data: bytes) -> tuple[str, int]:
         if magic in (MAGIC_MICROSECONDS, MAGIC_NANOSECONDS):
             return order, 1000 if magic == MAGIC_MICROSECONDS else 1
         if magic == PCAPNG_MAGIC:
-            raise DecodeError("Pcap", "magic", 0, "this is a pcapng file", remedy="convert it: editcap -F pcap IN OUT")
+            raise DecodeError("Pcap", "magic", 0, "this is a pcapng file", remedy="read it with `read_capture`")
     raise DecodeError("Pcap", "magic", 0, f"{data[:4].hex()} does not begin a pcap file", remedy=_NOT_PCAP)
 
 
@@ -145,9 +166,11 @@ def _cut_short(number: int, offset: int, reason: str) -> DecodeError:
     return DecodeError("Pcap", f"frame {number}", offset, reason, remedy=remedy)
 
 
-def file_header(link_type: LinkType) -> bytes:
-    """Give the header of a file in little-endian order with microseconds, as every reader takes it."""
-    return FileHeader(link_type=link_type).encode()
+def pcap_file(link_type: LinkType, packets: Sequence[bytes]) -> bytes:
+    """Give the file of these records, in little-endian order with microseconds, as every reader takes it."""
+    largest = max(map(len, packets), default=0) - PACKET_HEADER_SIZE
+    header = FileHeader(link_type=link_type, snap_length=max(USUAL_SNAP_LENGTH, largest))
+    return header.encode() + b"".join(packets)
 
 
 def packet(frame: bytes, at: float) -> bytes:
@@ -166,7 +189,7 @@ def packet(frame: bytes, at: float) -> bytes:
 
 def write_pcap(link_type: LinkType, frames: Iterable[tuple[bytes, float]]) -> bytes:
     """Give a whole file of (frame, seconds) pairs."""
-    return file_header(link_type) + b"".join(packet(frame, at) for frame, at in frames)
+    return pcap_file(link_type, [packet(frame, at) for frame, at in frames])
 
 
 class PcapWriter:
@@ -191,4 +214,4 @@ class PcapWriter:
 
     def data(self) -> bytes:
         """Give the file of all frames so far."""
-        return file_header(self.link_type) + b"".join(self._packets)
+        return pcap_file(self.link_type, self._packets)

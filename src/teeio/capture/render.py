@@ -1,8 +1,8 @@
 """What was dissected, for people and programs: lines of text, and objects for JSON.
 
 The JSON form of a message has `frame`, `direction`, `session`, `version`, `code` and `name` as reference dissectors
-give them (session, version and code in hex, names with the prefix SPDM_), then its `fields`, and what was found out
-about it.
+give them (session, version and code in hex, names with the prefix SPDM_), then its `fields`, what was found out about
+it, and the `connection` and `session_number` that it belongs to.
 """
 
 from __future__ import annotations
@@ -11,11 +11,15 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from enum import IntEnum, IntFlag
+from functools import lru_cache
 from typing import Any
 
-from teeio.capture.dissect import DissectedMessage, Dissection, Protection
+from teeio.capture.conversation import Conversation
+from teeio.capture.dissect import Dissection
 from teeio.capture.findings import Verdict
 from teeio.capture.framing import Carried
+from teeio.capture.message import DissectedMessage, Protection
+from teeio.capture.sessions import DissectedSession
 from teeio.capture.vendor import VendorMessage
 from teeio.crypto.algorithms import Aead, BaseAsym, Dhe, Kem, KeySchedule, PqcAsym
 from teeio.errors import DecodeError
@@ -35,6 +39,8 @@ def as_dict(message: DissectedMessage) -> dict[str, Any]:
     """Give a message as an object of plain values."""
     shown: dict[str, Any] = {
         "frame": message.frame,
+        "connection": message.connection,
+        "session_number": message.session_number,
         "direction": message.direction.value,
         "session": None if message.session is None else f"{message.session:#010x}",
         "version": None if message.version is None else f"{message.version:02x}",
@@ -72,7 +78,12 @@ def json_name(message: DissectedMessage) -> str | None:
 
 def fields(value: Record, version: int = 0) -> dict[str, Any]:
     """Give the fields of a layout that `version` has, as plain values: bytes in hex, enums by name and value."""
-    return {f.name: _plain(f, getattr(value, f.name), version) for f in value.FIELDS if f.stored and f.present(version)}
+    return {f.name: _plain(f, getattr(value, f.name), version) for f in _fields_of(type(value), version)}  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=1024)
+def _fields_of(layout: type[Record], version: int) -> tuple[Field, ...]:
+    return tuple(f for f in layout.FIELDS if f.stored and f.present(version))
 
 
 def _plain(declared: Field, value: Any, version: int) -> Any:
@@ -167,10 +178,13 @@ def text_lines(dissection: Dissection, *, with_fields: bool = True) -> Iterator[
 
 
 def headline(message: DissectedMessage) -> str:
-    """Give a message in one line."""
+    """Give a message in one line: frame, connection, direction, session (number and id), version, title."""
     session = "-" if message.session is None else f"{message.session:#010x}"
+    if message.session_number is not None:
+        session = f"s{message.session_number} {session}"
+    connection = "-" if message.connection is None else f"c{message.connection}"
     version = "-" if message.version is None else f"{message.version >> 4}.{message.version & 0xF}"
-    return f"{message.frame:6}  {message.direction.value}  {session:10}  {version:4} {_title(message)}"
+    return f"{message.frame:6}  {connection:3} {message.direction.value}  {session:13}  {version:4} {_title(message)}"
 
 
 def _title(message: DissectedMessage) -> str:
@@ -252,5 +266,58 @@ def summary(dissection: Dissection) -> list[str]:
         f"{unopened} records not opened, {undecoded} messages not decoded",
         f"verified: {verdicts}",
     ]
+    for connection in dissection.connections:
+        lines.append(_connection_line(connection))
+        lines += [_session_line(one) for one in dissection.sessions if one.connection == connection.number]
     lines += [f"frame {frame}: {finding}" for frame, finding in dissection.wrong()]
-    return lines + dissection.problems
+    return lines + dissection.problems + dissection.notes
+
+
+def _connection_line(c: Conversation) -> str:
+    version = c.negotiated.connection.version
+    negotiated = f", SPDM {version >> 4}.{version & 0xF}" if version else ""
+    ends = f" ({c.ends})" if c.ends else ""
+    begins = "" if c.whole else ", begun before the capture"
+    return f"connection {c.number}{ends}: frames {c.first_frame} to {c.last_frame}{negotiated}{begins}"
+
+
+def _session_line(s: DissectedSession) -> str:
+    kind = "PSK" if s.psk else "key exchange"
+    how = f"{s.opened} records opened" + (f", {len(s.unopened)} not" if s.unopened else "")
+    proof = "" if s.proven else ", its secrets not proven"
+    return (
+        f"    session {s.number}: {s.session_id:#010x}, {kind}, frames {s.first_frame} to {s.last_frame}, {how}{proof}"
+    )
+
+
+def summary_dict(dissection: Dissection) -> dict[str, Any]:
+    """Give the connections and sessions of a capture, and what is said of it, as an object of plain values."""
+    return {
+        "connections": [
+            {
+                "number": c.number,
+                "ends": c.ends,
+                "whole": c.whole,
+                "first_frame": c.first_frame,
+                "last_frame": c.last_frame,
+                "version": f"{c.negotiated.connection.version:02x}" if c.negotiated.connection.version else None,
+            }
+            for c in dissection.connections
+        ],
+        "sessions": [
+            {
+                "number": s.number,
+                "connection": s.connection,
+                "session": f"{s.session_id:#010x}",
+                "psk": s.psk,
+                "first_frame": s.first_frame,
+                "last_frame": s.last_frame,
+                "opened": s.opened,
+                "unopened": len(s.unopened),
+                "proven": s.proven,
+            }
+            for s in dissection.sessions
+        ],
+        "problems": dissection.problems,
+        "notes": dissection.notes,
+    }

@@ -6,21 +6,21 @@ fit, and the moment at which a side takes a new key into use is only seen by whi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from enum import Enum
 
-from teeio.capture.keylog import KeyLog, SessionSecrets
+from teeio.capture.keylog import SessionSecrets
+from teeio.capture.keyring import KeyRing
 from teeio.errors import AuthenticationFailed, TeeioError
 from teeio.observe import Event, SecretDerived
 from teeio.spdm.binding import Binding
+from teeio.spdm.byte_order import ByteOrder
 from teeio.spdm.key_schedule import HandshakeSecrets, KeySchedule
-from teeio.spdm.record import RecordKey
+from teeio.spdm.record import RecordKey, RecordTerms
 from teeio.spdm.state import Session, SessionPhase
 
-MAX_CANDIDATES = 64
-"""Key-log entries tried for one session."""
-
 NO_KEY_LOG = "no key log is given"
+NO_FIT = "no secret of the key log fits this session"
 
 
 class Direction(Enum):
@@ -32,7 +32,10 @@ class Direction(Enum):
     @property
     def opposite(self) -> Direction:
         """The other direction."""
-        return Direction.RESPONSE if self is Direction.REQUEST else Direction.REQUEST
+        return _RESPONSE if self is _REQUEST else _REQUEST
+
+
+_REQUEST, _RESPONSE = Direction
 
 
 class _Stage(Enum):
@@ -82,14 +85,16 @@ class DissectedSession:
     """One session: what the messages tell of it, and what the key log gives.
 
     `secrets` has all secrets by the label of the key log, `updates` those of key updates, `finished_keys` the
-    requester's and the responder's. `reason` says why its records cannot be opened, or is "".
+    requester's and the responder's. `reason` says why its records cannot be opened, or is "". `number` and `connection`
+    count from 1 over the capture. `doubted` names the verify data that no secret has fitted so far.
     """
 
     def __init__(self, session_id: int, frame: int, schedule: KeySchedule, *, psk: bool, encrypted: bool) -> None:
         self.session_id = session_id
-        self.first_frame = frame
+        self.number = self.connection = 0
+        self.first_frame = self.last_frame = frame
         self.psk = psk
-        self.spdm = Session(session_id, schedule, self._note, encrypted=encrypted)
+        self.spdm = Session(session_id, schedule, self._note, encrypted=encrypted, terms=RecordTerms(ByteOrder.EITHER))
         self.secrets: dict[str, bytes] = {}
         self.updates: dict[str, list[bytes]] = {}
         self.finished_keys: tuple[bytes, bytes] | None = None
@@ -98,6 +103,7 @@ class DissectedSession:
         self.reason = NO_KEY_LOG
         self.opened = 0
         self.unopened: list[int] = []
+        self.doubted: list[str] = []
         self.mut_auth_requested = 0
         self.encapsulated_digests = b""
         self.finishing = b""
@@ -129,17 +135,11 @@ class DissectedSession:
 
     # -- keys ------------------------------------------------------------------------------------------------------
 
-    def offer(self, log: KeyLog, used: Collection[int]) -> None:
-        """Take from `log` what may be this session's secrets, the likeliest first; `used` are indices of spent ones."""
-        fitting = [
-            (entry.session_id != self.session_id, at in used, at)
-            for at, entry in enumerate(log.sessions)
-            if (entry.shared is None or (entry.shared[0] == "psk") == self.psk)
-            and (entry.session_id == self.session_id or entry.shared is not None)
-        ]
-        self._candidates = [log.sessions[at] for _, _, at in sorted(fitting)[:MAX_CANDIDATES]]
+    def offer(self, ring: KeyRing) -> None:
+        """Take what may be this session's secrets."""
+        self._candidates = ring.candidates(self.session_id, psk=self.psk)
         if not self._candidates:
-            self.reason = NO_KEY_LOG if log.empty else "the key log has no secret of this session"
+            self.reason = NO_KEY_LOG if ring.empty else "the key log has no secret of this session"
 
     def enter_handshake(self, th1: bytes) -> None:
         """Derive the handshake secrets from the likeliest entry; `th1` is the transcript of TH1."""
@@ -203,7 +203,9 @@ class DissectedSession:
             if None in secrets:
                 continue
             try:
-                request, response = (RecordKey(self.spdm.schedule, secret) for secret in secrets if secret)
+                request, response = (
+                    RecordKey(self.spdm.schedule, secret, self.spdm.terms) for secret in secrets if secret
+                )
             except TeeioError as error:
                 self.reason = str(error)
                 return False
@@ -260,7 +262,7 @@ class DissectedSession:
                     continue
         if before is not None:
             self._try(before)
-        raise AuthenticationFailed(self.reason or "no key of the key log opens it")
+        raise AuthenticationFailed(self.reason or NO_FIT)
 
     def _open(self, record: bytes, binding: Binding, likely: Direction) -> tuple[bytes, Direction]:
         failure: TeeioError | None = None

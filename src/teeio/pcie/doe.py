@@ -1,7 +1,7 @@
 """Data Object Exchange: data objects, discovery, the requester's side, the binding for SPDM (PCIe Base 6.30).
 
-The mailbox itself, which is the responder's side, is `doe_mailbox`. Left out: interrupts on the requester's side,
-connection IDs.
+The mailbox itself, which is the responder's side, is `doe_mailbox`. Left out: interrupts on the requester's side; how a
+requester learns which connection ids it may use.
 """
 
 from __future__ import annotations
@@ -42,6 +42,17 @@ class DoeProtocol(NamedTuple):
 DISCOVERY = DoeProtocol(PCI_SIG, DataObjectType.DISCOVERY)
 SPDM = DoeProtocol(PCI_SIG, DataObjectType.SPDM)
 SECURED_SPDM = DoeProtocol(PCI_SIG, DataObjectType.SECURED_SPDM)
+SPDM_CONNECTION = DoeProtocol(PCI_SIG, DataObjectType.SPDM_CONNECTION)
+SECURED_SPDM_CONNECTION = DoeProtocol(PCI_SIG, DataObjectType.SECURED_SPDM_CONNECTION)
+
+OF_A_CONNECTION = (SPDM_CONNECTION, SECURED_SPDM_CONNECTION)
+"""Data objects that carry a connection id."""
+
+CONNECTION_ID_BITS = 12
+"""UNCONFIRMED: the connection id is bits 29:18 of the second header DW. That is how spdm-rs (`pcidoe_transport`, "doe 2.0") reads it;
+no other public source says where it stands, and none how ids are given out. In other types the bits are reserved."""
+
+MAX_CONNECTION_ID = (1 << CONNECTION_ID_BITS) - 1
 
 
 @record
@@ -52,7 +63,8 @@ class DataObject(Record):
     type: int = u8("Data object type", enum=DataObjectType)
     _reserved: None = reserved(1)
     dwords: int = bits(18, "Length in DWs, these two included", of=4)
-    _reserved_high: int = bits(14, "Reserved", default=0)
+    connection_id: int = bits(CONNECTION_ID_BITS, "Connection id of types 3 and 4, reserved in others", default=0)
+    _reserved_high: int = bits(14 - CONNECTION_ID_BITS, "Reserved", default=0)
     payload: bytes = blob(REST, "Payload, padded to a DW")
 
     @property
@@ -79,14 +91,18 @@ class DiscoveryResponse(Record):
     next_index: int = u8("Next entry, 0 ends the list")
 
 
-def encode_object(protocol: DoeProtocol, payload: bytes) -> bytes:
-    """Build a data object: header, `payload`, zero padding to a DW."""
+def encode_object(protocol: DoeProtocol, payload: bytes, connection_id: int = 0) -> bytes:
+    """Build a data object: header, `payload`, zero padding to a DW. Only types 3 and 4 have a connection id."""
     dwords = 2 + (len(payload) + 3) // 4
     if dwords > MAX_DWORDS:
         raise Misuse(f"a payload of {len(payload)} bytes does not fit in a data object", remedy="send it in chunks")
     padded = payload + bytes(-len(payload) % 4)
     return DataObject(
-        vendor_id=protocol.vendor_id, type=protocol.type, dwords=dwords % MAX_DWORDS, payload=padded
+        vendor_id=protocol.vendor_id,
+        type=protocol.type,
+        dwords=dwords % MAX_DWORDS,
+        connection_id=connection_id,
+        payload=padded,
     ).encode()
 
 
@@ -158,11 +174,15 @@ class _Mailbox:
 
     def pop(self) -> bytes:
         at = self.base + DoeCapability.READ_MAILBOX.offset
-        if not self.status("ready"):
-            raise TransportError("the DOE data object ends before its length says")
         value = self.read(at, 4)
         self.write(at, 4, 0)
         return value.to_bytes(4, "little")
+
+    def pop_last(self) -> bytes:
+        """Take the last DW: if there is none any more, some before it were none either (as Linux looks)."""
+        if not self.status("ready"):
+            raise TransportError("the DOE data object ends before its length says")
+        return self.pop()
 
 
 def exchange(
@@ -190,13 +210,14 @@ def exchange(
         write(base + DoeCapability.WRITE_MAILBOX.offset, 4, word)
     mailbox.control(go=1)
     mailbox.wait("ready", 1, "has no answer")
-    answer = mailbox.pop() + mailbox.pop()
+    answer = mailbox.pop() + mailbox.pop_last()
     size = 4 * (DataObject.decode(answer).dwords or MAX_DWORDS)
     if not HEADER_SIZE <= size <= limit:
         mailbox.control(abort=1)
         raise TransportError(f"the DOE data object announces {size} bytes, {HEADER_SIZE} to {limit} are taken")
-    words = [answer]
-    words.extend(mailbox.pop() for _ in range(size // 4 - 2))
+    words = [answer, *(mailbox.pop() for _ in range(size // 4 - 3))]
+    if size > HEADER_SIZE:
+        words.append(mailbox.pop_last())
     return b"".join(words)
 
 
@@ -239,37 +260,42 @@ def list_protocols(carry: Callable[[bytes], bytes], version: int = 0) -> list[Do
 
 # -- the binding for SPDM ------------------------------------------------------------------------------------------
 
-_OF_A_CONNECTION = (
-    DoeProtocol(PCI_SIG, DataObjectType.SPDM_CONNECTION),
-    DoeProtocol(PCI_SIG, DataObjectType.SECURED_SPDM_CONNECTION),
-)
-_NO_CONNECTION_ID = "where its connection id stands is not settled, so only types 0x01 and 0x02 are taken"
-"""UNRESOLVED: the types exist and their payload begins with the SPDM message, so the id must stand in the header, but where is not
-known (PCIe Base 6.31)."""
-
 
 class DoeBinding:
-    """Carries SPDM messages as data objects of type 1, secured ones as type 2 (PCIe Base 6.31)."""
+    """Carries SPDM messages as data objects of type 1, secured ones as type 2 (PCIe Base 6.31).
+
+    With `connection_id`, 0 to 4095, those are types 3 and 4: one of several SPDM connections through one mailbox. Only
+    data objects of that connection are taken; a data object of another, or of none, is refused.
+    """
 
     name = "pci_doe"
     sequence_number_size = 0
     max_random_padding = 0
     max_transport_padding = 3
 
+    def __init__(self, connection_id: int | None = None) -> None:
+        if connection_id is not None and not 0 <= connection_id <= MAX_CONNECTION_ID:
+            raise Misuse(f"a DOE connection id is 0 to {MAX_CONNECTION_ID}, not {connection_id}")
+        self.connection_id = connection_id
+        self._plain, self._secured = (SPDM, SECURED_SPDM) if connection_id is None else OF_A_CONNECTION
+
     def wrap(self, message: bytes, secured: bool) -> bytes:
         """Give the data object that carries `message`, zero-padded to a DW."""
-        return encode_object(SECURED_SPDM if secured else SPDM, message)
+        return encode_object(self._secured if secured else self._plain, message, self.connection_id or 0)
 
     def unwrap(self, frame: bytes) -> tuple[bytes, bool]:
         """Give the message, its padding still behind it, and whether it is secured. Raises `DecodeError`."""
         found = decode_object(frame)
-        if found.protocol in _OF_A_CONNECTION:
-            raise DecodeError("DataObject", "type", 2, f"{found.type:#04x} is of a connection: {_NO_CONNECTION_ID}")
-        if found.protocol not in (SPDM, SECURED_SPDM):
-            raise DecodeError(
-                "DataObject", "type", 2, f"{found.vendor_id:#06x}:{found.type:#04x} carries no SPDM message"
-            )
-        return found.payload, found.protocol == SECURED_SPDM
+        secured = found.protocol == self._secured
+        if not secured and found.protocol != self._plain:
+            what = "is of a connection with an id" if found.protocol in OF_A_CONNECTION else "carries no SPDM message"
+            if self.connection_id is not None and found.protocol in (SPDM, SECURED_SPDM):
+                what = "is of the connection without an id"
+            raise DecodeError("DataObject", "type", 2, f"{found.vendor_id:#06x}:{found.type:#04x} {what}")
+        if self.connection_id is not None and found.connection_id != self.connection_id:
+            reason = f"{found.connection_id} is another connection than {self.connection_id}"
+            raise DecodeError("DataObject", "connection_id", 4, reason)
+        return found.payload, secured
 
     def wrap_application(self, message: bytes) -> bytes:
         """Give the application data of a secured message: the message itself."""

@@ -7,7 +7,7 @@ an unknown type is dropped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from teeio.errors import DecodeError, Misuse
 from teeio.pcie.capabilities.doe import DoeCapability
@@ -15,6 +15,7 @@ from teeio.pcie.doe import (
     DISCOVERY,
     MAX_DWORDS,
     MAX_PROTOCOLS,
+    OF_A_CONNECTION,
     SECURED_SPDM,
     SPDM,
     DiscoveryRequest,
@@ -26,6 +27,21 @@ from teeio.pcie.registers import Register
 
 Handler = Callable[[bytes], bytes | None]
 """Takes a data object, gives the one that answers, or None for no answer."""
+
+
+def by_connection(handlers: Mapping[int | None, Handler]) -> Handler:
+    """Give the handler of a mailbox with several SPDM connections; None stands for the one without an id.
+
+    Each is a responder of its own, with a binding of that id. A data object of an id that is not there is dropped. A
+    mailbox with ids must list types 3 and 4 among its protocols, or it drops them all.
+    """
+
+    def handle(data: bytes) -> bytes | None:
+        found = decode_object(data)
+        handler = handlers.get(found.connection_id if found.protocol in OF_A_CONNECTION else None)
+        return handler(data) if handler is not None else None
+
+    return handle
 
 
 class DoeMailbox:
