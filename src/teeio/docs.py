@@ -12,12 +12,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from teeio import abi
+from teeio.cli.operation_table import ENTRIES
 from teeio.cli.outcome import EXIT_MEANINGS
+from teeio.crypto.availability import NOT_PROVIDED
+from teeio.explorer import ACTIONS, PROPERTIES, REMOVALS, ROOTS
 from teeio.ide_km import messages as ide_messages
 from teeio.pcie import capabilities
 from teeio.pcie.registers import Block, declared_registers
+from teeio.scenarios import ATTACKS
 from teeio.spdm import messages as spdm_messages
 from teeio.spdm.constants import Version
+from teeio.spdm.error_rules import ERROR_RULES
 from teeio.spdm.rules import RULES, Place
 from teeio.tdisp import messages as tdisp_messages
 from teeio.tdisp.messages import InterfaceState
@@ -48,6 +53,14 @@ def _place(place: Place) -> str:
     return ", ".join((member.name or "").lower() for member in Place if member & place)
 
 
+def _errors() -> Iterator[tuple[str, ...]]:
+    for rule in ERROR_RULES:
+        since = Version(rule.since)
+        differs = rule.when and since is not Version.V1_0 and rule.before is not rule.code
+        before = rule.before.name if differs else "-"
+        yield rule.code.name, f"{rule.code:#04x}", since.text, rule.when or f"never: {rule.never}", before
+
+
 def spdm_page() -> Iterator[str]:
     """SPDM messages and legality rules."""
     yield from ("# SPDM", "", "## What is legal when", "")
@@ -68,6 +81,11 @@ def spdm_page() -> Iterator[str]:
             for rule in RULES
         ),
     )
+    yield from ("## Algorithms that are not provided", "")
+    rows = ((one.name, type(row.algorithms).__name__, row.reason) for row in NOT_PROVIDED for one in row.algorithms)
+    yield from _grid(("algorithm", "kind", "why"), rows)
+    yield from ("## Error codes", "")
+    yield from _grid(("code", "value", "since", "the responder answers with it when", "before that version"), _errors())
     yield from (
         "## Messages",
         "",
@@ -194,6 +212,60 @@ def exit_codes_page() -> Iterator[str]:
     yield from _grid(("code", "meaning"), ((code.value, meaning) for code, meaning in EXIT_MEANINGS.items()))
 
 
+def operations_page() -> Iterator[str]:
+    """Operations of teeio connect."""
+    yield from ("# Operations of teeio connect", "", "What `teeio connect --operations` can be told to do.", "")
+    yield from _grid(
+        ("operation", "also", "what it does", "session", "before it"),
+        (
+            (
+                f"`{entry.form}`",
+                f"`{entry.also}`" if entry.also else "-",
+                entry.meaning,
+                "needed" if entry.in_session else "-",
+                "negotiation" if entry.negotiated else "-",
+            )
+            for entry in ENTRIES.values()
+        ),
+    )
+
+
+def attacks_page() -> Iterator[str]:
+    """Attacks and their mutants."""
+    yield from ("# Attacks", "", "What `teeio attack` plays; the numbers are those of the catalogue.", "")
+    yield from _grid(
+        ("", "name", "attacker", "phase", "what is tried", "rule", "ends", "shown by leaving out"),
+        (
+            (
+                one.number,
+                f"`{one.name}`",
+                one.attacker,
+                one.phase,
+                one.title,
+                one.rule,
+                one.expected.value + (f" (`{one.counterpart}` closes it)" if one.counterpart else ""),
+                "; ".join(mutant.what for mutant in one.mutants) or "-",
+            )
+            for one in ATTACKS.values()
+        ),
+    )
+
+
+def exploration_page() -> Iterator[str]:
+    """Properties, actions and roots of the exploration."""
+    yield from ("# Exploration", "", "## What must hold in every state", "")
+    yield from (f"- {one.name}" for one in PROPERTIES)
+    yield from ("", "## What can happen", "")
+    yield from _grid(("actor", "action"), ((action.actor, action.name) for action in ACTIONS))
+    yield from ("## Where it begins", "")
+    yield from _grid(("root", "reached by"), ((name, ", ".join(trail) or "-") for name, trail in ROOTS.items()))
+    yield from ("## Checks that can be taken out", "")
+    yield from _grid(
+        ("name", "without", "shows from", "within"),
+        ((f"`{one.name}`", one.mutant.what, one.root, one.depth) for one in REMOVALS.values()),
+    )
+
+
 PAGES: dict[str, Callable[[], Iterator[str]]] = {
     "spdm.md": spdm_page,
     "tdisp.md": tdisp_page,
@@ -201,6 +273,9 @@ PAGES: dict[str, Callable[[], Iterator[str]]] = {
     "registers.md": registers_page,
     "calls.md": calls_page,
     "exit_codes.md": exit_codes_page,
+    "operations.md": operations_page,
+    "attacks.md": attacks_page,
+    "exploration.md": exploration_page,
 }
 
 

@@ -1,7 +1,6 @@
 """Options become settings, and what is not known is refused with a list of what is."""
 
 from pathlib import Path
-from typing import get_type_hints
 
 import pytest
 from hypothesis import given
@@ -16,14 +15,12 @@ from teeio.cli.choices import (
     parse_psks,
     parse_versions,
 )
-from teeio.cli.connect import connect
-from teeio.cli.connecting import Visit
-from teeio.cli.operations import OPERATIONS, parse_measurements, parse_operations
-from teeio.cli.transports import Transport
+from teeio.cli.operations import parse_measurements, parse_operations
 from teeio.crypto.algorithms import Aead, BaseAsym, BaseHash, Dhe, Kem, MeasurementHash, PqcAsym
 from teeio.errors import Misuse
 from teeio.spdm.constants import Capability, Version
 from teeio.spdm.state import REQUESTER_CAPABILITIES, RESPONDER_CAPABILITIES, Settings
+from teeio.transport.kinds import Transport
 
 
 def test_no_choice_changes_nothing() -> None:
@@ -107,6 +104,29 @@ def test_a_wrong_pre_shared_key_is_not_shown(text: str) -> None:
     assert text not in str(refused.value)
 
 
+def test_a_pre_shared_key_in_a_file(tmp_path: Path) -> None:
+    key = tmp_path / "key=1"
+    key.write_bytes(b"\1\2=\n")
+    assert parse_psks([f"me=@{key}"]) == {b"me": b"\1\2=\n"}
+    with pytest.raises(Misuse, match="cannot be read"):
+        parse_psks([f"me=@{tmp_path}"])
+
+
+def test_how_sessions_are_protected() -> None:
+    made = Choices(mac_only=True, secured_versions="1.1,1.0", max_message_size=0x9000).applied(Settings())
+    assert made.capabilities == REQUESTER_CAPABILITIES & ~Capability.ENCRYPT
+    assert made.secured_versions == (0x1000, 0x1100)
+    assert made.max_message_size == 0x9000
+
+
+def test_what_the_requester_signs_with() -> None:
+    made = Choices(req_asym="ED25519").applied(Settings())
+    assert (made.req_base_asym, made.req_pqc_asym) == ((BaseAsym.ED25519,), ())
+    made = Choices(req_pqc_asym="ML_DSA_44").applied(Settings())
+    assert (made.req_base_asym, made.req_pqc_asym) == ((), (PqcAsym.ML_DSA_44,))
+    assert made.versions == (Version.V1_4,)
+
+
 def test_the_raw_transport_takes_sessions_out() -> None:
     limited = Transport.NONE.limited(Settings(capabilities=RESPONDER_CAPABILITIES))
     assert limited.capabilities == (
@@ -120,15 +140,6 @@ def test_only_tcp_is_plain(transport: Transport) -> None:
     transport.check_tcp_only(plain=False, role_inquiry=False)
     with pytest.raises(Misuse, match="--role-inquiry does not go with"):
         transport.check_tcp_only(plain=False, role_inquiry=True)
-
-
-def test_operations() -> None:
-    assert parse_operations("Session, heartbeat,end") == ("session", "heartbeat", "end")
-    assert parse_operations(",".join(OPERATIONS)) == tuple(OPERATIONS)
-    for text in ("", "fly", "session,fly"):
-        with pytest.raises(Misuse) as refused:
-            parse_operations(text)
-        assert "key-update" in refused.value.remedy
 
 
 def test_measurements() -> None:
@@ -163,16 +174,3 @@ def test_any_text_gives_nothing_but_misuse(text: str) -> None:
             read(text)
         except Misuse:
             continue
-
-
-def test_every_operation_is_in_the_help_and_on_the_page() -> None:
-    help_text = str(get_type_hints(connect, include_extras=True)["operations"].__metadata__[0].help)
-    page = (Path(__file__).parents[2] / "docs" / "connect.md").read_text()
-    for name in OPERATIONS:
-        assert name in help_text
-        assert f"`{name}`" in page
-
-
-def test_every_operation_has_something_to_run() -> None:
-    assert all(callable(operation.run) and operation.meaning for operation in OPERATIONS.values())
-    assert {"discover", "negotiate", "challenge"} <= set(vars(Visit))

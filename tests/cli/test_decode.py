@@ -17,7 +17,8 @@ def test_a_reference_capture_decodes_whole(name: str) -> None:
     keys = CAPTURES / f"{name}.json"
     result = runner.invoke(app, ["decode", str(CAPTURES / f"{name}.pcap"), "--keys", str(keys), "--json"])
     assert result.exit_code == 0, result.output
-    found = [json.loads(line) for line in result.stdout.splitlines()]
+    *found, last = [json.loads(line) for line in result.stdout.splitlines()]
+    assert last["summary"]["notes"] == last["summary"]["problems"] == []
     shown = [[item[key] for key in ("frame", "direction", "session", "version", "code", "name")] for item in found]
     assert shown == json.loads(keys.read_text())["messages"]
     assert all("fields" in item for item in found)

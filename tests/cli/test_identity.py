@@ -8,14 +8,14 @@ import pytest
 from typer.testing import CliRunner
 
 from teeio.cli.app import app
-from teeio.cli.identity_files import FOLDERS, folder_of, read
 from teeio.crypto.algorithms import BaseAsym, BaseHash, PqcAsym
 from teeio.crypto.certificates import chain_structure, split_certificates
 from teeio.crypto.keys import BASE_SCHEMES, PQC_SCHEMES, Asym, verify
 from teeio.errors import Misuse
+from teeio.identity_files import FOLDERS, folder_of, read
 
 runner = CliRunner()
-QUICK: tuple[Asym, ...] = (BaseAsym.ECDSA_P256, BaseAsym.ED25519, PqcAsym.ML_DSA_44)
+QUICK: tuple[Asym, ...] = (BaseAsym.ECDSA_P256, BaseAsym.ED25519, BaseAsym.ED448, PqcAsym.ML_DSA_44)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = runner.invoke(app, ["identity", "make", str(made), "--asym", names, "--seed", "1", "--json"])
     assert result.exit_code == 0, result.stderr
     assert [one["folder"] for one in json.loads(result.stdout)] == [
-        str(made / name) for name in ("ecp256", "ed25519", "mldsa44")
+        str(made / name) for name in ("ecp256", "ed25519", "ed448", "mldsa44")
     ]
     return made
 
@@ -58,7 +58,7 @@ def test_what_is_written_is_read_and_fits(folder: Path, algorithm: Asym) -> None
         ("bundle_responder.certchain_alias.der", ["--model", "alias"]),
     ],
 )
-@pytest.mark.parametrize("kind", ["ecp256", "ed25519", "mldsa44"])
+@pytest.mark.parametrize("kind", ["ecp256", "ed25519", "ed448", "mldsa44"])
 def test_every_chain_passes_without_a_finding(folder: Path, kind: str, file: str, options: list[str]) -> None:
     place = folder / kind
     command = ["identity", "show", str(place / file), "--anchor", str(place / "ca.cert.der"), "--json", *options]

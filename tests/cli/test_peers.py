@@ -1,58 +1,14 @@
 """`teeio device` and `teeio connect` with each other: transports, algorithms, operations, identities."""
 
-import asyncio
-import json
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
+from cli.served import connect, device, runner
 from teeio.cli.app import app
 from teeio.cli.choices import Choices
-from teeio.cli.serving import DeviceServer, make_offer
-from teeio.cli.transports import Transport
-from teeio.crypto.entropy import SeededEntropy
-from teeio.observe import ignore
-
-runner = CliRunner()
-
-
-DEFAULT = Choices()
-
-
-@contextmanager
-def device(
-    transport: Transport, choices: Choices = DEFAULT, *, plain: bool = False, **options: object
-) -> Iterator[str]:
-    """Serve one connection in a thread."""
-    entropy, now = SeededEntropy(b"device"), time.time()
-    offer = make_offer(choices, transport, entropy, now, **options)  # type: ignore[arg-type]
-    ready, ports = threading.Event(), []
-
-    def say(text: str) -> None:
-        if text.startswith("listening on"):
-            ports.append(text.split()[2])
-            ready.set()
-
-    server = DeviceServer(transport, entropy, now, ignore, say, offer, plain=plain)
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve("127.0.0.1", 0, once=True)), daemon=True)
-    thread.start()
-    assert ready.wait(10)
-    yield ports[0]
-    thread.join(10)
-    assert not thread.is_alive()
-
-
-def connect(peer: str, transport: Transport, *options: str) -> dict[str, object]:
-    result = runner.invoke(app, ["connect", peer, "--transport", transport.value, "--json", *options])
-    assert result.exit_code == 0, result.stderr
-    found = json.loads(result.stdout)
-    assert isinstance(found, dict)
-    return found
+from teeio.cli.device_options import PresentedOptions, SessionOptions
+from teeio.transport.kinds import Transport
 
 
 @pytest.mark.parametrize(
@@ -62,14 +18,14 @@ def connect(peer: str, transport: Transport, *options: str) -> dict[str, object]
 )
 def test_the_whole_life(transport: Transport, plain: bool) -> None:
     with device(transport, plain=plain) as peer:
-        found = connect(peer, transport, *(["--plain"] if plain else []))
+        found = connect(peer, *(["--plain"] if plain else []), transport=transport)
     assert found["session_ended"] is True
     assert ("tdisp" in found) is (transport is not Transport.TCP)
 
 
 def test_the_raw_transport() -> None:
     with device(Transport.NONE) as peer:
-        found = connect(peer, Transport.NONE)
+        found = connect(peer, transport=Transport.NONE)
     assert found["session"] is None
     assert found["measurements"]
 
@@ -88,14 +44,14 @@ def test_algorithms_by_name(choices: list[str], expected: str) -> None:
              "--aead": "aead", "--ver": "versions"}  # fmt: skip
     same = Choices(**{names[choices[at]]: choices[at + 1] for at in range(0, len(choices), 2)})  # type: ignore[arg-type]
     with device(Transport.MCTP, same) as peer:
-        found = connect(peer, Transport.MCTP, *choices)
+        found = connect(peer, *choices, transport=Transport.MCTP)
     assert found["algorithms"]["base_asym"] == expected  # type: ignore[index]
 
 
 def test_what_a_responder_does_not_offer_is_not_asked_for() -> None:
     choices = Choices(capabilities="-CHAL,-MEAS_SIG,-MEAS_FRESH")
     with device(Transport.PCI_DOE, choices) as peer:
-        found = connect(peer, Transport.PCI_DOE)
+        found = connect(peer, transport=Transport.PCI_DOE)
     assert "challenge" not in found
     assert "measurements" not in found
     assert found["session_ended"] is True
@@ -103,10 +59,10 @@ def test_what_a_responder_does_not_offer_is_not_asked_for() -> None:
 
 def test_operations_in_the_order_given() -> None:
     wanted = "certificate,psk,heartbeat,session,measurements,end,key-update,heartbeat,end"
-    with device(Transport.TCP, psks=["me=0102"], heartbeat=9) as peer:
+    with device(Transport.TCP, sessions=SessionOptions(psk=["me=0102"], heartbeat=9)) as peer:
         found = connect(
-            peer, Transport.TCP, "--operations", wanted, "--psk", "me=0102", "--measurements", "1,0x10", "--raw",
-            "--no-signature",
+            peer, "--operations", wanted, "--psk", "me=0102", "--measurements", "1,0x10", "--raw", "--no-signature",
+            transport=Transport.TCP,
         )  # fmt: skip
     done = found["operations"]
     assert isinstance(done, list)
@@ -119,6 +75,7 @@ def test_operations_in_the_order_given() -> None:
     ("operations", "code", "message"),
     [
         ("heartbeat", 2, "there is no session"),
+        ("quick-start", 2, "no negotiated state is preserved"),
         ("session", 2, "run get_certificate first"),
         ("psk", 2, "there is no pre-shared key"),
         ("discovery", 2, "discovery is of DOE"),
@@ -149,8 +106,8 @@ def test_an_identity_from_files(tmp_path: Path) -> None:
     made = runner.invoke(app, ["identity", "make", str(tmp_path), "--asym", "ECDSA_P384", "--name", "Acme:NIC:7"])
     assert made.exit_code == 0
     anchor = str(tmp_path / "ecp384" / "ca.cert.der")
-    with device(Transport.TCP, Choices(asym="ECDSA_P384"), identity=tmp_path) as peer:
-        found = connect(peer, Transport.TCP, "--anchor", anchor)
+    with device(Transport.TCP, Choices(asym="ECDSA_P384"), presented=PresentedOptions(identity=tmp_path)) as peer:
+        found = connect(peer, "--anchor", anchor, transport=Transport.TCP)
     assert found["slots"] == [0, 1]
     certificates = found["certificates"]
     assert isinstance(certificates, dict)
@@ -167,6 +124,11 @@ def test_an_identity_from_files(tmp_path: Path) -> None:
         (["device", "--identity", "missing"], "is not a folder"),
         (["connect", "127.0.0.1:1", "--transport", "tcp", "--pcap", "x.pcap"], "no link type"),
         (["connect", "127.0.0.1:1", "--operations", "dance"], "known are discovery"),
+        (["connect", "127.0.0.1:1", "--operations", "key-updat"], "did you mean key-update?"),
+        (["device", "--mutual", "encapsulated"], "give one with --requester-anchor"),
+        (["device", "--mutual", "plain"], "give --requester-chain"),
+        (["device", "--device-class", "x"], "REGISTRY:VENDOR"),
+        (["device", "--secured-versions", "2.0"], "known are 1.0, 1.1, 1.2"),
         (["connect", "127.0.0.1:1", "--capabilities", "-KEY_EX"], "contradict"),
         (["connect", "127.0.0.1:1", "--psk", "a=00", "--psk", "b=00"], "2 keys"),
     ],

@@ -11,16 +11,15 @@ from typing import Any
 
 import pytest
 
-from interop.our_end import serving
 from interop.reference_emulator import INSTALLED, WHY_NOT, private_copy, reference_requester, reference_responder
 from spdm_pair import measurements
-from teeio.cli.transports import Transport
 from teeio.crypto.algorithms import P384_SUITE, BaseAsym
 from teeio.crypto.certificates import chain_structure, check_request, split_certificates
 from teeio.crypto.entropy import SeededEntropy
 from teeio.crypto.keys import SigningKey, public_key_der, signing_key_from_pem
 from teeio.device.dsm import ConnectionProtocol
 from teeio.device.profiles import emulator_device
+from teeio.interop.our_end import serving
 from teeio.spdm import flows
 from teeio.spdm import messages as m
 from teeio.spdm.constants import Capability, Version
@@ -31,6 +30,7 @@ from teeio.spdm.requester import Requester
 from teeio.spdm.responder import Responder
 from teeio.spdm.state import REQUESTER_CAPABILITIES, RESPONDER_CAPABILITIES, Settings
 from teeio.transport.carrier import Carrier
+from teeio.transport.kinds import Transport
 from teeio.transport.platform_port import PlatformPortClient
 
 pytestmark = [pytest.mark.interop, pytest.mark.skipif(not INSTALLED, reason=WHY_NOT)]

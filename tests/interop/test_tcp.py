@@ -15,13 +15,12 @@ from interop.reference_emulator import (
     BIN,
     INSTALLED,
     WHY_NOT,
-    free_port,
-    listening,
     private_copy,
     reference_requester,
     reference_responder,
 )
 from teeio.cli.app import app
+from teeio.interop.peer import free_port, listening
 
 pytestmark = [pytest.mark.interop, pytest.mark.skipif(not INSTALLED, reason=WHY_NOT)]
 

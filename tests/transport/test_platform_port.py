@@ -82,6 +82,17 @@ def test_once_ends_the_server_after_one_connection() -> None:
         assert client.exchange(b"x") == b"x"
 
 
+def test_a_command_that_the_peer_does_not_know_is_told() -> None:
+    with (
+        served(lambda frame: frame, once=True) as (port, _),
+        PlatformPortClient("127.0.0.1", port, TransportType.MCTP) as client,
+    ):
+        with pytest.raises(TransportError, match="answered OOB_ENCAP_KEY_UPDATE with command 0xffff"):
+            client.tell(Command.OOB_ENCAP_KEY_UPDATE, bytes(4))
+        client.tell(Command.TEST)
+        assert client.exchange(b"frame") == b"frame"
+
+
 def test_the_wrong_transport_is_told() -> None:
     with (
         served(lambda frame: frame) as (port, _),

@@ -6,10 +6,15 @@ import typer
 
 from teeio import __version__
 from teeio.cli.attack import attack
+from teeio.cli.bench import bench
 from teeio.cli.connect import connect
 from teeio.cli.decode import decode
 from teeio.cli.device import device
+from teeio.cli.explore import explore
 from teeio.cli.identity import identity
+from teeio.cli.identity_certify import certify
+from teeio.cli.interop import interop
+from teeio.cli.operation_help import CommandWithOperations
 from teeio.cli.outcome import EXIT_MEANINGS
 from teeio.cli.run import run
 
@@ -41,9 +46,13 @@ def _options(
 
 app.command(rich_help_panel="Platform")(run)
 app.command(rich_help_panel="Platform")(attack)
+app.command(rich_help_panel="Platform")(explore)
+app.add_typer(bench, rich_help_panel="Platform")
 app.command(rich_help_panel="Peers")(device)
-app.command(rich_help_panel="Peers")(connect)
+app.command(rich_help_panel="Peers", cls=CommandWithOperations)(connect)
+app.command(rich_help_panel="Peers")(interop)
 app.command(rich_help_panel="Captures")(decode)
+identity.command("certify")(certify)
 app.add_typer(identity, rich_help_panel="Certificates")
 
 

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import json
-import time
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from teeio.cli import algorithm_options as options
+from teeio.cli.algorithm_options import NegotiationOptions
+from teeio.cli.connect_options import ProofOptions, ProvisionOptions, ReachOptions, TdiOptions, WorkOptions
+from teeio.cli.option_groups import grouped
 from teeio.cli.outcome import reported
-from teeio.cli.transports import DEFAULT_PORT, TCP_PORT, Transport
-from teeio.errors import Misuse
+from teeio.transport.kinds import DEFAULT_PORT, TCP_PORT, Transport
 
-if TYPE_CHECKING:
-    from teeio.cli.choices import Choices
-    from teeio.spdm.state import Settings
-    from teeio.transport.platform_port import PlatformPortClient
-    from teeio.transport.tcp import TcpClient
-
-REACHED = "How it is reached"
-DONE = "What is done"
 WRITTEN = "What is written"
 
 
@@ -37,19 +28,7 @@ def _address(text: str, default_port: int) -> tuple[str, int]:
     return host, int(port)
 
 
-def _number(text: str) -> int:
-    try:
-        return int(text, 0)
-    except ValueError:
-        raise Misuse(f"--interface {text!r} is not a number", remedy="give it as 0xbeef or as 48879") from None
-
-
-def _anchors(files: list[Path]) -> list[bytes]:
-    from teeio.crypto.certificates.chain import load_anchor
-
-    return [load_anchor(file.read_bytes(), file.name) for file in files]
-
-
+@grouped
 def connect(
     peer: Annotated[
         str,
@@ -58,68 +37,12 @@ def connect(
             help=f"Where the responder listens; the port is {DEFAULT_PORT} by default, over TCP {TCP_PORT}.",
         ),
     ],
-    transport: Annotated[
-        Transport, typer.Option(help="Transport binding of both sides.", rich_help_panel=REACHED)
-    ] = Transport.PCI_DOE,
-    plain: Annotated[
-        bool,
-        typer.Option(
-            "--plain", help="SPDM over TCP by DSP0287, without the emulator's framing.", rich_help_panel=REACHED
-        ),
-    ] = False,
-    role_inquiry: Annotated[
-        bool,
-        typer.Option(
-            "--role-inquiry",
-            help="Listen at HOST:PORT until a responder connects and asks for a requester (TCP).",
-            rich_help_panel=REACHED,
-        ),
-    ] = False,
-    timeout: Annotated[
-        float, typer.Option(min=0.1, help="Seconds to wait for each answer.", rich_help_panel=REACHED)
-    ] = 10.0,
-    operations: Annotated[
-        str | None,
-        typer.Option(
-            help="Do these, in this order: discovery, negotiate, digests, certificate, challenge, measurements, mel, "
-            "endpoint-info, session, psk, heartbeat, key-update, ide, tdisp, ide-stop, end. By default the whole trusted life.",
-            rich_help_panel=DONE,
-            metavar="NAME,...",
-        ),
-    ] = None,
-    slot: Annotated[
-        int, typer.Option(min=0, max=7, help="Certificate slot to authenticate.", rich_help_panel=DONE)
-    ] = 0,
-    anchor: Annotated[
-        list[Path] | None,
-        typer.Option(help="Root certificate to trust (DER or PEM); may be repeated.", rich_help_panel=DONE),
-    ] = None,
-    measurements: Annotated[
-        str, typer.Option(help="Which to read: all, or indices.", rich_help_panel=DONE, metavar="all|INDEX,...")
-    ] = "all",
-    raw: Annotated[bool, typer.Option("--raw", help="Ask for raw measurements.", rich_help_panel=DONE)] = False,
-    unsigned: Annotated[
-        bool, typer.Option("--no-signature", help="Ask for unsigned measurements.", rich_help_panel=DONE)
-    ] = False,
-    interface: Annotated[
-        str, typer.Option(help="FUNCTION_ID of the TDI, for example 0xbeef.", rich_help_panel=DONE)
-    ] = "0xbeef",
-    ide_port: Annotated[int, typer.Option(min=0, max=255, help="PortIndex for IDE_KM.", rich_help_panel=DONE)] = 1,
-    stream: Annotated[
-        int, typer.Option(min=0, max=255, help="IDE stream to key and to lock with.", rich_help_panel=DONE)
-    ] = 0,
-    versions: options.VersionOption = None,
-    asym: options.AsymOption = None,
-    pqc_asym: options.PqcAsymOption = None,
-    base_hash: options.HashOption = None,
-    dhe: options.DheOption = None,
-    kem: options.KemOption = None,
-    aead: options.AeadOption = None,
-    measurement_hash: options.MeasurementHashOption = None,
-    capabilities: options.CapabilitiesOption = None,
-    clear_handshake: options.ClearHandshakeOption = False,
-    data_transfer_size: options.TransferSizeOption = None,
-    psk: options.PskOption = None,
+    reach: ReachOptions,
+    work: WorkOptions,
+    proof: ProofOptions,
+    provision: ProvisionOptions,
+    tdi: TdiOptions,
+    negotiation: NegotiationOptions,
     keylog: Annotated[
         Path | None,
         typer.Option(help="Write the session secrets here, for teeio decode.", rich_help_panel=WRITTEN),
@@ -136,98 +59,55 @@ def connect(
 
     Example: teeio connect 127.0.0.1:2323 --transport pci_doe
     """
-    from teeio.cli.choices import Choices, named_measurement_hashes, parse_psks
-    from teeio.cli.connecting import Plan, Visit, visit_responder
-    from teeio.cli.operations import Performance, parse_measurements, parse_operations
+    from teeio.cli.choices import Choices
+    from teeio.cli.connecting import make_client, make_plan, make_requester
+    from teeio.cli.operations import Performance, parse_operations
     from teeio.cli.recording import Recording
+    from teeio.cli.visits.life import visit_responder
+    from teeio.cli.visits.visit import MessageCount, Visit
     from teeio.crypto.entropy import system_entropy
-    from teeio.spdm.requester import Requester
+    from teeio.observe import fan_out
     from teeio.transport.carrier import Carrier
 
+    transport = reach.transport
     host, port = _address(peer, transport.default_port)
     console = Console(stderr=as_json, highlight=False)
-    choices = Choices(
-        versions=versions,
-        asym=asym,
-        pqc_asym=pqc_asym,
-        base_hash=base_hash,
-        dhe=dhe,
-        kem=kem,
-        aead=aead,
-        capabilities=capabilities,
-        clear_handshake=clear_handshake,
-        data_transfer_size=data_transfer_size,
-    )
+
+    def say(title: str, note: str) -> None:
+        console.print(f"[green]✓[/] {title:<22} [dim]{escape(note)}[/]", soft_wrap=True)
+
     with reported():
-        transport.check_tcp_only(plain=plain, role_inquiry=role_inquiry)
-        wanted = None if operations is None else parse_operations(operations)
-        psks = parse_psks(psk or [])
-        if len(psks) > 1:
-            raise Misuse(f"--psk: {len(psks)} keys for one responder", remedy="give one HINT=HEX")
-        plan = Plan(
-            slot=slot,
-            port_index=ide_port,
-            stream_id=stream,
-            function_id=_number(interface),
-            anchors=_anchors(anchor or []),
-            at_time=time.time(),
-            psk=next(iter(psks.items()), None),
-            measurements=parse_measurements(measurements),
-            raw=raw,
-            signed=not unsigned,
-            measurement_hashes=named_measurement_hashes(measurement_hash),
+        transport.check_tcp_only(plain=reach.plain, role_inquiry=reach.role_inquiry)
+        choices = Choices.of(negotiation)
+        wanted = () if work.operations is None else parse_operations(work.operations)
+        plan = make_plan(choices, work, proof, provision, tdi)
+        recording, messages = Recording(keylog, pcap, transport), MessageCount()
+        requester = make_requester(
+            choices,
+            proof,
+            provision,
+            wanted,
+            transport=transport,
+            entropy=system_entropy,
+            observer=fan_out((recording, messages)),
+            peer=f"{host}:{port}",
         )
-        settings = _settings(choices, transport, with_psk=bool(psks))
-        recording = Recording(keylog, pcap, transport)
-        with recording, _client(host, port, transport, timeout, plain, role_inquiry) as client:
-            requester = Requester(
-                transport.binding,
-                settings,
-                system_entropy,
-                recording,
-                peer=f"{host}:{port}",
-            )
-            visit = Visit(
-                Carrier(requester, client.exchange, recording),
-                client.exchange,
-                plan,
-                system_entropy,
-                lambda title, note: console.print(f"[green]✓[/] {title:<22} [dim]{escape(note)}[/]", soft_wrap=True),
-            )
+        client = make_client(host, port, reach)
+        with recording, client as connected:
+            carrier = Carrier(requester, connected.exchange, recording)
+            visit = Visit(carrier, connected.exchange, plan, system_entropy, say, messages=messages)
             performance = Performance(visit)
-            if wanted is None:
+            if work.operations is None:
                 visit_responder(
                     visit,
                     discovery=transport is Transport.PCI_DOE,
-                    sessions=transport.has_sessions,
-                    streams=transport.has_streams,
+                    with_sessions=transport.has_sessions,
+                    with_streams=transport.has_streams,
                 )
             else:
                 performance.perform(wanted)
         if as_json:
             found = {"peer": f"{host}:{port}", "transport": transport.value, **visit.found}
-            if wanted is not None:
+            if wanted:
                 found["operations"] = performance.log
             typer.echo(json.dumps(found, indent=2))
-
-
-def _settings(choices: Choices, transport: Transport, *, with_psk: bool) -> Settings:
-    from teeio.cli.choices import check_requester_flags
-    from teeio.spdm.constants import Capability
-    from teeio.spdm.state import Settings
-
-    settings = transport.limited(choices.applied(Settings(), Capability.PSK if with_psk else Capability(0)))
-    check_requester_flags(settings.capabilities)
-    return settings
-
-
-def _client(
-    host: str, port: int, transport: Transport, timeout: float, plain: bool, role_inquiry: bool
-) -> AbstractContextManager[PlatformPortClient | TcpClient]:
-    from teeio.transport.platform_port import PlatformPortClient
-    from teeio.transport.tcp import TcpClient, await_inquiry
-
-    connection = await_inquiry(host, port, timeout) if role_inquiry else None
-    if plain:
-        return TcpClient(host, port, timeout=timeout, connection=connection)
-    return PlatformPortClient(host, port, transport.type, timeout=timeout, connection=connection)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,29 +13,33 @@ from teeio.cli.outcome import Exit, complain, reported
 
 
 def decode(
-    file: Annotated[Path, typer.Argument(help="Capture (pcap, link type 291 MCTP or 292 PCI DOE).")],
+    file: Annotated[Path, typer.Argument(help="Capture (pcap or pcapng, link type 291 MCTP or 292 PCI DOE).")],
     keys: Annotated[
         Path | None, typer.Option(help="Key log of teeio, or a JSON file with the sessions' secrets.")
     ] = None,
     brief: Annotated[bool, typer.Option("--brief", help="One line a message, without the fields.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line for each SPDM message.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line for each SPDM message, then one with the summary.")
+    ] = False,
 ) -> None:
     """Read a capture and print each message with its fields; signatures and verify data are checked.
 
     Example: teeio decode run.pcap --keys run.keys
     """
     from teeio.capture.dissect import decode_capture
-    from teeio.capture.render import json_lines, summary, text_lines
+    from teeio.capture.render import json_lines, summary, summary_dict, text_lines
 
     with reported():
         dissection = decode_capture(file.read_bytes(), None if keys is None else _text(keys))
         for line in json_lines(dissection) if as_json else text_lines(dissection, with_fields=not brief):
             sys.stdout.write(line + "\n")
-        if not as_json:
+        if as_json:
+            sys.stdout.write(json.dumps({"summary": summary_dict(dissection)}) + "\n")
+        else:
             sys.stdout.write("\n" + "\n".join(summary(dissection)) + "\n")
         sys.stdout.flush()
-        for problem in dissection.problems:
-            complain(problem)
+        for remark in (*dissection.problems, *dissection.notes):
+            complain(remark)
         if dissection.problems:
             raise typer.Exit(Exit.BAD_INPUT)
         for frame, finding in dissection.wrong():

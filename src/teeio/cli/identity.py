@@ -75,7 +75,7 @@ def make(
 
     Example: teeio identity make keys --asym ECDSA_P384,ML_DSA_65
     """
-    from teeio.cli import identity_files as files
+    from teeio import identity_files as files
     from teeio.cli.choices import parse_algorithms
     from teeio.crypto.certificates import Validity
     from teeio.crypto.certificates.hierarchy import Hierarchy
@@ -110,6 +110,48 @@ def make(
             )
         if as_json:
             typer.echo(json.dumps(written, indent=2))
+
+
+class Cause(Enum):
+    """Values of --reason, as RFC 5280 section 5.3.1 names them."""
+
+    KEY_COMPROMISE = "keyCompromise"
+    CA_COMPROMISE = "cACompromise"
+    AFFILIATION_CHANGED = "affiliationChanged"
+    SUPERSEDED = "superseded"
+    CESSATION_OF_OPERATION = "cessationOfOperation"
+    CERTIFICATE_HOLD = "certificateHold"
+    PRIVILEGE_WITHDRAWN = "privilegeWithdrawn"
+
+
+@identity.command("revoke")
+def revoke(
+    file: Annotated[
+        Path, typer.Argument(metavar="CERT", help="Certificate to revoke, in the folder where it was made.")
+    ],
+    reason: Annotated[Cause, typer.Option(help="Why.")] = Cause.KEY_COMPROMISE,
+    days: Annotated[int, typer.Option(min=1, max=36500, help="Days that the new list is good for.")] = 3650,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Revoke a certificate: its authority signs a new revocation list, for teeio connect --crl.
+
+    Example: teeio identity revoke keys/ecp384/end_responder.cert.der --reason keyCompromise
+    """
+    from teeio.cli.revoking import revoke as put_on_list
+    from teeio.crypto.certificates import Validity
+    from teeio.crypto.certificates.issue import Reason
+
+    with reported():
+        now = int(time.time())
+        done = put_on_list(file, Reason(reason.value), Validity(now, now + days * _DAY))
+        if as_json:
+            found = {"subject": done.subject, "serial": done.serial, "list": str(done.list), "number": done.number}
+            typer.echo(json.dumps(found, indent=2))
+        else:
+            Console(highlight=False).print(
+                f"[green]✓[/] {done.list}: list {done.number} names {escape(done.subject)}, serial number {done.serial}",
+                soft_wrap=True,
+            )
 
 
 def _maker(name: str) -> str:
@@ -147,6 +189,10 @@ def show(
         list[Path] | None,
         typer.Option(help="Root certificate to trust (DER or PEM); without one the chain's own root stands in."),
     ] = None,
+    crl: Annotated[
+        list[Path] | None,
+        typer.Option(help="Revocation list (DER or PEM) of each authority of the chain; may be repeated."),
+    ] = None,
     model: Annotated[Model, typer.Option(help="Certificate model expected.")] = Model.DEVICE,
     requester: Annotated[bool, typer.Option("--requester", help="Expect a requester's chain.")] = False,
     version: Annotated[str, typer.Option("--ver", help="SPDM version whose rules hold.", metavar="X.Y")] = "1.3",
@@ -162,6 +208,7 @@ def show(
     from teeio.crypto.certificates.chain import load_anchor
     from teeio.crypto.certificates.describe import algorithm_of, certificates_of, describe
     from teeio.crypto.certificates.hierarchy import usual_hash
+    from teeio.crypto.certificates.revocation import load_list, revocation_findings
 
     with reported():
         data = file.read_bytes()
@@ -181,6 +228,10 @@ def show(
             version=parse_versions(version)[0],
             requester=requester,
         )
+        if crl:
+            lists = [load_list(path.read_bytes(), path.name) for path in crl]
+            at_time = time.time() if at is None else _day(at)
+            findings += revocation_findings(chain, anchors or certificates[:1], base_hash, at_time, lists)
         trust = "validated to a given anchor" if anchors else "not trusted: its own root stands in for an anchor"
         if as_json:
             found = {

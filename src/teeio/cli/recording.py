@@ -6,10 +6,13 @@ from pathlib import Path
 from types import TracebackType
 
 from teeio.capture.keylog import KeyLogWriter
-from teeio.capture.pcap import PcapWriter
-from teeio.cli.transports import Transport
+from teeio.capture.pcap import LinkType, PcapWriter
 from teeio.errors import Misuse
 from teeio.observe import Event, FrameMoved
+from teeio.transport.kinds import Transport
+
+LINK_TYPES = {kind: LinkType[kind.name] for kind in Transport if kind.name in LinkType.__members__}
+"""The link types of captures; there is none for SPDM over TCP."""
 
 
 class Recording:
@@ -18,11 +21,11 @@ class Recording:
     def __init__(self, keylog: Path | None, pcap: Path | None, transport: Transport) -> None:
         self._keylog, self._pcap = keylog, pcap
         self._secrets = KeyLogWriter()
-        link_type = transport.link_type
+        link_type = LINK_TYPES.get(transport)
         if pcap is not None and link_type is None:
             raise Misuse(
                 f"--pcap: captures have no link type for --transport {transport.value}",
-                remedy=f"record over {' or '.join(known.value for known in Transport if known.link_type)}",
+                remedy=f"record over {' or '.join(known.value for known in LINK_TYPES)}",
             )
         self._frames = PcapWriter(link_type=link_type) if pcap is not None and link_type is not None else None
 

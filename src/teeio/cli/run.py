@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from teeio.cli.outcome import Exit, complain, reported
-from teeio.cli.transports import Transport
+from teeio.transport.kinds import Transport
 
 
 class AssignedUnit(Enum):

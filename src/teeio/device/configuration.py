@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from teeio.attestation.device_mode import DebugMode
 from teeio.device.function import Function, physical_space, sriov, virtual_space
-from teeio.device.identity import Manufacture
+from teeio.device.identity import NO_DEBUG, Manufacture, device_class, measured, measurement_log
 from teeio.device.models.accelerator import Accelerator
 from teeio.device.models.model import FunctionModel
+from teeio.device.services import Services
 from teeio.errors import Misuse
 from teeio.pcie.address import FUNCTIONS, Bdf
 from teeio.pcie.config_space import ExtendedCapability
-from teeio.spdm.device_state import Identity
+from teeio.spdm.constants import Capability
+from teeio.spdm.device_state import DeviceMeasurements, Identity
 from teeio.spdm.state import RESPONDER_CAPABILITIES, Settings
 from teeio.spdm.vendor import VendorProtocol
 from teeio.tdisp.interface import InterfacePolicy
@@ -37,7 +40,7 @@ class Configuration:
     `functions` counts physical functions, of which function 0 has the VFs.
 
     `idle_ports` counts ports of the device, before the one in use, that no link hangs on: they take up IDE_KM port
-    indices.
+    indices. `services` says how the device does what the capabilities in `settings` offer besides identity and measurements.
     """
 
     manufacture: Manufacture = field(default_factory=Manufacture)
@@ -57,11 +60,35 @@ class Configuration:
     protocols: tuple[VendorProtocol, ...] = ()
     identities: tuple[Identity, ...] = field(default=(), repr=False)
     psks: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)
+    services: Services = field(default_factory=Services)
     name: str = "device"
+
+    def another(self, number: int) -> Configuration:
+        """Give a device of the same make: its own serial number, name and, until a host numbers its bus, address."""
+        info = replace(self.manufacture.info, serial=f"{self.manufacture.info.serial}.{number}")
+        return replace(
+            self,
+            manufacture=replace(self.manufacture, info=info),
+            address=replace(self.address, bus=self.address.bus + number),
+            name=f"{self.name} {number + 1}",
+        )
 
     def distance(self, function: Function) -> int:
         """Give how far a function's routing ID is from function 0's."""
         return function.number if function.parent is None else self.first_vf_offset + function.number * self.vf_stride
+
+
+def measurements_of(c: Configuration, debug: DebugMode = NO_DEBUG) -> DeviceMeasurements:
+    """Give the measurements of a device, with a measurement extension log if it offers one."""
+    log = measurement_log(c.manufacture) if c.settings.capabilities & Capability.MEL else []
+    return DeviceMeasurements(measured(c.manufacture, debug, log), log)
+
+
+def services_of(c: Configuration) -> Services:
+    """Give the services of a device, whose class follows from its PCI identifiers unless another is given."""
+    return (
+        c.services if c.services.device_classes else replace(c.services, device_classes=(device_class(c.manufacture),))
+    )
 
 
 def build_functions(c: Configuration, dsm: Sequence[ExtendedCapability]) -> tuple[list[Function], list[Function]]:

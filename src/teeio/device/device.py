@@ -15,10 +15,10 @@ from dataclasses import replace
 from teeio.attestation.device_mode import DebugMode
 from teeio.crypto.entropy import Entropy
 from teeio.device.bus import FunctionBus
-from teeio.device.configuration import Configuration, build_functions
+from teeio.device.configuration import Configuration, build_functions, measurements_of, services_of
 from teeio.device.dsm import Dsm, HostedTdisp
 from teeio.device.function import Function
-from teeio.device.identity import Firmware, Manufacturer, measured
+from teeio.device.identity import Firmware, Manufacturer, changes
 from teeio.device.key_port import DeviceKeyPort
 from teeio.device.tdi import Tdi
 from teeio.device.vendor_messages import VendorMessages
@@ -35,12 +35,14 @@ from teeio.pcie.doe import DoeBinding
 from teeio.pcie.doe_mailbox import DoeMailbox
 from teeio.pcie.ide_port import IdePort, InsecureCause
 from teeio.pcie.link import Link
+from teeio.pcie.link_rules import CLOSED, LinkRules
 from teeio.pcie.ports import EndpointPort
 from teeio.pcie.registers import Register
 from teeio.pcie.seams import DONE, UNSUPPORTED, Dma, Interrupts, Reply, ResetKind
 from teeio.pcie.tlp import PAGE, CompletionStatus, Tlp, TlpType
 from teeio.pcie.transfer import serve_memory
-from teeio.spdm.device_state import DeviceMeasurements, Identity
+from teeio.spdm.device_state import Identity
+from teeio.spdm.messages import DmtfEvent
 from teeio.tdisp.interface import Interface
 from teeio.tdisp.messages import FunctionId, LockFlags
 from teeio.tdisp.states import Event
@@ -63,6 +65,7 @@ class Device:
         *,
         manufacturer: Manufacturer | None = None,
         observer: Observer = ignore,
+        link_rules: LinkRules = CLOSED,
     ) -> None:
         self.configuration = configuration
         self.now = now
@@ -79,12 +82,12 @@ class Device:
             {0: (pf0_sriov, [vf.space for vf in self.vfs])} if pf0_sriov else {},
         )
         self._by_space = {function.space: function for function in (*self.pfs, *self.vfs)}
-        self.port = self._make_port()
+        self.port = self._make_port(link_rules)
         self.dma: Dma = self.port
         self.interrupts: Interrupts = self.port
         self.tdis = {function: self._make_tdi(function) for function in (*self.pfs, *self.vfs)}
         self._buses = {function: self._make_bus(function) for function in self.tdis}
-        self.measurements = DeviceMeasurements(measured(configuration.manufacture))
+        self.measurements = measurements_of(configuration)
         self.dsm = self._make_dsm(entropy, self._identities(manufacturer, entropy, now))
         self.responder = self.dsm.responder(DoeBinding(), name=configuration.name)
         self.mailbox = DoeMailbox(self._doe_registers, self._doe, limit=DOE_LIMIT)
@@ -92,10 +95,16 @@ class Device:
 
     # -- construction
 
-    def _make_port(self) -> EndpointPort:
+    def _make_port(self, rules: LinkRules) -> EndpointPort:
         c = self.configuration
         port = EndpointPort(
-            self, c.address, self.pfs[0].space, on_insecure=self._insecure, name=c.name, observer=self.observer
+            self,
+            c.address,
+            self.pfs[0].space,
+            on_insecure=self._insecure,
+            name=c.name,
+            observer=self.observer,
+            rules=rules,
         )
         # Until somebody attaches the port it stands at a link with an open end.
         open_end = Link(bottom=c.name)
@@ -160,6 +169,7 @@ class Device:
             protocols=c.protocols,
             settings=c.settings,
             psks=c.psks,
+            services=services_of(c),
             observer=self.observer,
         )
 
@@ -167,7 +177,10 @@ class Device:
         for function in self.tdis:
             function.express.watch(ExpressCapability.DEVICE_CONTROL, self._control_watcher(function))
         for function in self.pfs:
-            function.space.observe(self._ranges_written)
+            # What places memory: BARs and Command in the header, VF BARs and VF Enable in SR-IOV.
+            for block in (function.header, function.sriov):
+                if block is not None:
+                    block.observe(self._ranges_written)
         if self.pfs[0].sriov is not None:
             # The last observer: the TDIs have heard of the change before their functions vanish.
             self.pfs[0].sriov.observe(self._vfs_written)
@@ -204,6 +217,10 @@ class Device:
         if found is None:
             raise Misuse(f"{function} does not exist", remedy=f"there is {', '.join(map(str, self.present()))}")
         return self.tdis[found]
+
+    def bus_of(self, function: Bdf) -> FunctionBus:
+        """Give a function's way to memory, which its state rules. Raises `Misuse`."""
+        return self._buses[self.tdi(function).function]
 
     def hosted(self) -> dict[int, Interface]:
         """Give the interfaces by FUNCTION_ID, with and without the segment, as functions exist now."""
@@ -400,8 +417,12 @@ class Device:
         return True
 
     def _measure(self) -> None:
-        manufacture = replace(self.configuration.manufacture, firmware=self._firmware)
-        self.measurements.measured = measured(manufacture, self._debug)
+        c = self.configuration
+        now = measurements_of(replace(c, manufacture=replace(c.manufacture, firmware=self._firmware)), self._debug)
+        changed = changes(self.measurements.measured, now.measured)
+        self.measurements.measured, self.measurements.log = now.measured, now.log
+        if any(changed):
+            self.dsm.happened(DmtfEvent.MEASUREMENT_CHANGED, changed)
 
 
 _DEBUGGING = (

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 from teeio.crypto.algorithms import MeasurementHash
 from teeio.crypto.entropy import Entropy
+from teeio.device.services import Services
 from teeio.ide_km.responder import IdeKmResponder
 from teeio.ide_km.slots import KeyPort
 from teeio.observe import Observer, ignore
 from teeio.spdm.binding import Binding
 from teeio.spdm.device_state import DeviceMeasurements, Identity
-from teeio.spdm.messages import MeasurementBlock
+from teeio.spdm.messages import DmtfEvent, MeasurementBlock
 from teeio.spdm.responder import Responder
 from teeio.spdm.state import RESPONDER_CAPABILITIES, Settings
 from teeio.spdm.vendor import VendorProtocol
@@ -105,8 +106,8 @@ class HostedTdisp:
 class Dsm:
     """One device's security manager.
 
-    `protocols` come after TDISP and IDE_KM; `psks` are pre-shared keys by PSK hint. Keys of streams die with the session
-    that programmed them, as TEE-I/O asks for.
+    `protocols` come after TDISP and IDE_KM; `psks` are pre-shared keys by PSK hint; `services` is the rest of what the capabilities
+    in `settings` offer. Keys of streams die with the session that programmed them, as TEE-I/O asks for.
     """
 
     def __init__(
@@ -120,9 +121,10 @@ class Dsm:
         protocols: Sequence[VendorProtocol] = (),
         settings: Settings | None = None,
         psks: Mapping[bytes, bytes] | None = None,
+        services: Services | None = None,
         observer: Observer = ignore,
     ) -> None:
-        self.identities = tuple(identities)
+        self._certified = tuple(identities)
         self.measurements = measurements
         self.ide_km = IdeKmResponder(ports, observer=observer)
         # TDISP first: a TDI whose session ended shall say so, not that its stream went Insecure a moment later.
@@ -131,6 +133,11 @@ class Dsm:
         self.observer = observer
         self._entropy = entropy
         self._psks = dict(psks or {})
+        self._services = services or Services()
+        self.provisioning = self._services.provisioning(self.settings.capabilities, self._certified)
+        self.events = self._services.events(self.settings.capabilities)
+        if self.provisioning is not None:
+            self.provisioning.changed = lambda slots: self.happened(DmtfEvent.CERTIFICATE_CHANGED, bytes([slots]))
         self._connections = 0
         self._responders: list[Responder] = []
 
@@ -150,6 +157,11 @@ class Dsm:
             self.settings,
             [ConnectionProtocol(protocol, self._connections) for protocol in self.protocols],
             psks=self._psks,
+            mutual=self._services.mutual,
+            provisioning=self.provisioning,
+            events=self.events,
+            device_classes=self._services.device_classes,
+            wishes=self._services.wishes_of_a_connection(),
             observer=self.observer if observer is None else observer,
             name=name,
             peer=peer,
@@ -164,9 +176,16 @@ class Dsm:
         self._responders = [other for other in self._responders if other is not responder]
 
     def reset(self, cause: str) -> None:
-        """End all sessions of all connections."""
+        """End all sessions of all connections; what was provisioned and waited for a reset takes effect."""
         for responder in self._responders:
             responder.reset(cause)
+        if self.provisioning is not None:
+            self.provisioning.reset()
+
+    def happened(self, kind: DmtfEvent, detail: bytes) -> None:
+        """Tell every session that has subscribed to such events, as soon as its requester fetches them."""
+        if self.events is not None:
+            self.events.happened(kind, detail)
 
     def expire(self, now: float) -> None:
         """End the sessions whose heartbeat has lapsed, though nobody speaks."""
@@ -176,9 +195,16 @@ class Dsm:
     # -- what a verifier needs beforehand
 
     @property
+    def identities(self) -> tuple[Identity, ...]:
+        """What the device presents now: provisioning may have changed it since it was certified."""
+        return self._certified if self.provisioning is None else tuple(self.provisioning.identities)
+
+    @property
     def root_certificates(self) -> tuple[bytes, ...]:
         """The root certificates of all identities, DER."""
-        return tuple(slot.certificates[0] for one in self.identities for slot in one.slots.values())
+        return tuple(
+            slot.certificates[0] for one in self.identities for slot in one.slots.values() if slot.certificates
+        )
 
     def measurement_blocks(self, algorithm: MeasurementHash) -> list[MeasurementBlock]:
         """Give the measurement blocks as they are now, digests by `algorithm`."""

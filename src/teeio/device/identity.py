@@ -17,11 +17,15 @@ from teeio.crypto.certificates import Authority, DeviceIdentity, DeviceInfo, Fwi
 from teeio.crypto.entropy import Entropy
 from teeio.crypto.kdf import digest
 from teeio.spdm.device_state import Identity, Measured, Slot
-from teeio.spdm.messages import MeasurementType
+from teeio.spdm.messages import DeviceClass, LogEntry, MeasurementType, StandardsBody, SubordinateId
 
 IDENTITIES = {BaseAsym.ECDSA_P384: BaseHash.SHA_384, BaseAsym.ECDSA_P256: BaseHash.SHA_256}
 """The signature algorithms that a device has an identity for, each with the hash of its certificates."""
 
+LOG_INDEX = 0x06
+"""Index of the block that the measurement extension log extends."""
+RAW = 0x80
+"""The raw bit of a log entry's type."""
 SVN_INDEX = 0x10
 MANIFEST_INDEX = 0xFD
 DEVICE_MODE_INDEX = 0xFE
@@ -118,8 +122,8 @@ class Manufacturer:
         return Identity({0: Slot(made.path, made.key)})
 
 
-def measured(manufacture: Manufacture, debug: DebugMode = NO_DEBUG) -> list[Measured]:
-    """List what a device measures; `debug` is its debug state."""
+def measured(manufacture: Manufacture, debug: DebugMode = NO_DEBUG, log: Sequence[LogEntry] = ()) -> list[Measured]:
+    """List what a device measures; `debug` is its debug state, `log` its measurement extension log, if it keeps one."""
     firmware = manufacture.firmware
     kind = MeasurementType
     return [
@@ -131,7 +135,48 @@ def measured(manufacture: Manufacture, debug: DebugMode = NO_DEBUG) -> list[Meas
         Measured(SVN_INDEX, kind.SECURE_VERSION_NUMBER, firmware.svn.to_bytes(8, "little"), always_raw=True),
         Measured(MANIFEST_INDEX, kind.MANIFEST, _manifest(manufacture), always_raw=True, in_tcb=False),
         Measured(DEVICE_MODE_INDEX, kind.DEVICE_MODE, device_mode(debug).encode(), always_raw=True),
+        *([Measured(LOG_INDEX, kind.HASH_EXTEND, b"".join(entry.encode() for entry in log))] if log else []),
     ]
+
+
+def measurement_log(manufacture: Manufacture) -> list[LogEntry]:
+    """List what the boot code extended measurement `LOG_INDEX` with, in order: the stages that it ran, with their versions."""
+    firmware = manufacture.firmware
+    informational = MeasurementType.INFORMATIONAL | RAW
+    stages = [
+        (informational, b"boot ROM"),
+        (informational, b"firmware " + firmware.version.encode()),
+        (MeasurementType.VERSION | RAW, firmware.version.encode()),
+        (MeasurementType.SECURE_VERSION_NUMBER | RAW, firmware.svn.to_bytes(8, "little")),
+    ]
+    return [
+        LogEntry(mel_index=at, measurement_index=LOG_INDEX, type=kind, value=value)
+        for at, (kind, value) in enumerate(stages, 1)
+    ]
+
+
+def changes(before: Sequence[Measured], now: Sequence[Measured]) -> bytes:
+    """Give the detail of the event MeasurementChanged: 256 bits, of which those of changed blocks are set.
+
+    UNCONFIRMED: that bit n stands for the block with index n; no reference says it.
+    """
+    old, new = ({item.index: item.content for item in items} for items in (before, now))
+    changed = [index for index in old.keys() | new.keys() if old.get(index) != new.get(index)]
+    return sum(1 << index for index in changed).to_bytes(32, "little")
+
+
+def device_class(manufacture: Manufacture) -> DeviceClass:
+    """Give the device class identifier: PCI-SIG's vendor id, and below it device id, class code and revision.
+
+    UNCONFIRMED: which subordinate identifiers PCI-SIG wants; these are the ones that its configuration header has.
+    """
+    pci = manufacture.pci
+    parts = ((pci.device, 2), (pci.class_code, 3), (pci.revision, 1))
+    return DeviceClass(
+        registry=StandardsBody.PCI_SIG,
+        vendor=pci.vendor.to_bytes(2, "little"),
+        subordinates=tuple(SubordinateId(identifier=value.to_bytes(size, "little")) for value, size in parts),
+    )
 
 
 def _manifest(manufacture: Manufacture) -> bytes:

@@ -10,6 +10,7 @@ from teeio.cxl.ide_km import CxlIdeKmResponder
 from teeio.cxl.tsp import CxlTspResponder
 from teeio.device.configuration import Configuration
 from teeio.device.device import Device
+from teeio.device.services import Services
 from teeio.observe import Observer, ignore
 from teeio.pcie.address import Bdf
 from teeio.pcie.capabilities.header import CommonHeader
@@ -49,13 +50,14 @@ def emulator_device(
     settings: Settings | None = None,
     identities: tuple[Identity, ...] = (),
     psks: Mapping[bytes, bytes] | None = None,
+    services: Services | None = None,
     observer: Observer = ignore,
 ) -> Device:
     """Make the device that the reference emulator's requester expects, set up as if a host had done so.
 
     VF 0 is function 0xBEEF; the port in use has IDE_KM port index 1 and a default stream with Stream ID 0 on TC 0, not
-    enabled, so that locking waits only for its keys; CXL's protocols answer too. `identities` and `psks` take the place of
-    its own.
+    enabled, so that locking waits only for its keys; CXL's protocols answer too. `identities`, `psks` and `services` take
+    the place of its own.
     """
     offered = settings or Settings(capabilities=RESPONDER_CAPABILITIES, heartbeat_period=EMULATOR_HEARTBEAT)
     configuration = Configuration(
@@ -66,12 +68,18 @@ def emulator_device(
         settings=offered,
         identities=identities,
         psks=EMULATOR_PSKS if psks is None else psks,
+        services=services or Services(),
         protocols=(CxlIdeKmResponder(observer=observer), CxlTspResponder(observer=observer)),
     )
     device = Device(configuration, entropy, now, observer=observer)
+    set_up(device)
+    return device
+
+
+def set_up(device: Device) -> None:
+    """Do to the emulator's device what a host does after each reset: BARs and VFs, and a default stream."""
     place_bars(device, _MMIO, _VF_MMIO)
     associate_default_stream(device, stream_id=0, root_port=Bdf(0, 0, 1, 0))
-    return device
 
 
 def place_bars(device: Device, base: int, vf_base: int) -> None:

@@ -153,6 +153,16 @@ class PlatformPortClient:
             )
         return answer.payload
 
+    def tell(self, command: Command, payload: bytes = b"") -> None:
+        """Give the peer a command besides the frames, and wait until it has taken it. Raises `TransportError`."""
+        self._send(Packet(command, self._transport, payload))
+        answer = self._receive()
+        if answer.command != command:
+            raise TransportError(
+                f"{self._where} answered {command.name} with command {answer.command:#x}",
+                remedy="it does not know this command",
+            )
+
     def _send(self, packet: Packet) -> None:
         send_all(self._socket, packet.encode(), self._where)
 

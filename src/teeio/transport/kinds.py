@@ -1,4 +1,4 @@
-"""The transports that commands can choose, and what each of them means. Bindings are loaded when they are needed."""
+"""The kinds of transport there are, and what each of them means. Bindings are loaded when they are needed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from teeio.errors import Misuse
 
 if TYPE_CHECKING:
-    from teeio.capture.pcap import LinkType
     from teeio.spdm.binding import Binding
     from teeio.spdm.state import Settings
     from teeio.transport.platform_port import TransportType
@@ -60,19 +59,12 @@ class Transport(Enum):
         return self is not Transport.NONE
 
     @property
-    def link_type(self) -> LinkType | None:
-        """The link type of captures of this transport; there is none for SPDM over TCP."""
-        from teeio.capture.pcap import LinkType
-
-        return LinkType.__members__.get(self.name)
-
-    @property
     def has_streams(self) -> bool:
         """Tell whether a device behind this transport has a PCIe link, so that IDE and TDISP make sense without being asked for.
 
         Over TCP the reference responder answers their messages with bytes that are no SPDM message.
         """
-        return self.link_type is not None
+        return self in (Transport.PCI_DOE, Transport.MCTP)
 
     def limited(self, settings: Settings) -> Settings:
         """Give the settings as far as this transport can carry them."""

@@ -3,6 +3,7 @@
 `bundle_responder.certchain.der` is root, intermediates and leaf one after the other (slot 0), `...certchain1.der` the chain of
 slot 1 below another root with the same leaf key, `...certchain4.der` that of slot 4 with a second key;
 `end_responder.key` is the leaf's private key (PEM). The same names with `requester` are for mutual authentication.
+Beside the certificate of every authority lies its revocation list, `.crl.der`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from teeio.crypto.algorithms import BaseAsym, PqcAsym
-from teeio.crypto.certificates import DeviceIdentity
+from teeio.crypto.certificates import CertificateModel, DeviceIdentity
 from teeio.crypto.certificates.describe import certificates_of
 from teeio.crypto.certificates.hierarchy import Hierarchy, Names
 from teeio.crypto.keys import Asym, SigningKey, signing_key_from_pem, signing_key_pem
@@ -28,6 +29,7 @@ FOLDERS: tuple[tuple[str, tuple[Asym, ...]], ...] = (
     ("ecp384", (BaseAsym.ECDSA_P384,)),
     ("ecp521", (BaseAsym.ECDSA_P521,)),
     ("ed25519", (BaseAsym.ED25519,)),
+    ("ed448", (BaseAsym.ED448,)),
     ("mldsa44", (PqcAsym.ML_DSA_44,)),
     ("mldsa65", (PqcAsym.ML_DSA_65,)),
     ("mldsa87", (PqcAsym.ML_DSA_87,)),
@@ -36,6 +38,12 @@ FOLDERS: tuple[tuple[str, tuple[Asym, ...]], ...] = (
 
 SLOTS = {0: "", 1: "1", 4: "4"}
 """The suffix of the files of a slot."""
+
+_ALIAS = "_alias"
+"""The suffix of the chain of the Alias model."""
+
+CERTIFICATE, KEY, LIST = ".cert.der", ".key", ".crl.der"
+"""How the names of certificates, private keys and revocation lists end."""
 
 _PRIVATE = 0o600
 
@@ -75,13 +83,11 @@ def write(folder: Path, made: Made) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, bytes] = {}
     for suffix, hierarchy in (("", made.first), ("1", made.second)):
-        root, *below = hierarchy.authorities
-        files[f"ca{suffix}.cert.der"] = root.path[-1]
-        files[f"ca{suffix}.key"] = signing_key_pem(root.key)
-        for number, authority in enumerate(below):
-            name = f"inter{suffix}" if not number else f"inter{suffix}-{number + 1}"
-            files[f"{name}.cert.der"] = authority.path[-1]
-            files[f"{name}.key"] = signing_key_pem(authority.key)
+        for level, authority in enumerate(hierarchy.authorities):
+            name = f"inter{suffix}-{level}" if level > 1 else f"{'inter' if level else 'ca'}{suffix}"
+            files[f"{name}{CERTIFICATE}"] = authority.path[-1]
+            files[f"{name}{KEY}"] = signing_key_pem(authority.key)
+            files[f"{name}{LIST}"] = authority.revoke([], 1, hierarchy.validity)
     files |= _end("responder", made.responder, 0) | _end("requester", made.requester, 0)
     for slot, identity in made.other_slots.items():
         files |= _end("responder", identity, slot)
@@ -89,6 +95,8 @@ def write(folder: Path, made: Made) -> list[Path]:
     files["device_alias.cert.der"] = made.alias.path[-2]
     files["end_responder_alias.cert.der"] = made.alias.leaf
     files["end_responder_alias.key"] = signing_key_pem(made.alias.key)
+    if made.alias.device_key is not None:
+        files["device_alias.key"] = signing_key_pem(made.alias.device_key)
     return [_write(folder / name, content) for name, content in files.items()]
 
 
@@ -115,45 +123,64 @@ def _write(path: Path, content: bytes) -> Path:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def read(folder: Path, algorithms: Iterable[Asym], slots: Sequence[int] = (0, 1)) -> tuple[Identity, ...]:
+def read(
+    folder: Path,
+    algorithms: Iterable[Asym],
+    slots: Sequence[int] = (0, 1),
+    *,
+    role: str = "responder",
+    alias: bool = False,
+) -> tuple[Identity, ...]:
     """Read the identities of those algorithms that the folder has files for. Raises `Misuse` if there is none.
 
-    `folder` holds the folders of kinds of keys, or is one of them.
+    `folder` holds the folders of kinds of keys, or is one of them; `role` is "responder" or "requester". `alias` takes a responder's
+    chain of the Alias model, for slot 0 alone.
     """
     if not folder.is_dir():
         raise Misuse(f"--identity {folder} is not a folder", remedy="make one with teeio identity make")
-    found = []
+    found, slots = [], (0,) if alias else slots
     for algorithm in algorithms:
         name = folder_of(algorithm)
-        place = next((each for each in (folder / name, folder) if each.name == name and _has_identity(each)), None)
+        places = (each for each in (folder / name, folder) if each.name == name)
+        place = next((each for each in places if _chain(each, 0, role, alias).is_file()), None)
         if place is not None:
-            found.append(
-                Identity({slot: _slot(place, slot, algorithm) for slot in slots if _chain(place, slot).is_file()})
-            )
+            there = [slot for slot in slots if _chain(place, slot, role, alias).is_file()]
+            found.append(Identity({slot: _slot(place, slot, algorithm, role, alias) for slot in there}))
     if not found:
+        option = "--asym" if role == "responder" else "--req-asym"
         wanted = ", ".join(dict.fromkeys(folder_of(algorithm) for algorithm in algorithms))
         raise Misuse(
-            f"--identity {folder} has none of the folders {wanted} with bundle_responder.certchain.der",
-            remedy="make one with teeio identity make, or choose another --asym",
+            f"--identity {folder} has none of the folders {wanted} with {_chain(Path(), 0, role, alias)}",
+            remedy=f"make one with teeio identity make, or choose another {option}",
         )
     return tuple(found)
 
 
-def _chain(place: Path, slot: int) -> Path:
-    return place / f"bundle_responder.certchain{SLOTS[slot]}.der"
+def _chain(place: Path, slot: int, role: str, alias: bool) -> Path:
+    return place / f"bundle_{role}.certchain{_ALIAS if alias else SLOTS[slot]}.der"
 
 
-def _has_identity(place: Path) -> bool:
-    return _chain(place, 0).is_file()
-
-
-def _slot(place: Path, slot: int, algorithm: Asym) -> Slot:
-    chain = _chain(place, slot)
+def _slot(place: Path, slot: int, algorithm: Asym, role: str, alias: bool) -> Slot:
+    chain = _chain(place, slot, role, alias)
     certificates, _ = certificates_of(chain.read_bytes(), str(chain))
-    own = place / f"end_responder{SLOTS[slot]}.key"
+    if alias:
+        return _alias_slot(place, tuple(certificates), algorithm)
+    own = place / f"end_{role}{SLOTS[slot]}.key"
     # The emulator's slot 1 certifies the key of slot 0 again and has no key file of its own.
-    key = _key(own if own.is_file() else place / "end_responder.key", algorithm)
+    key = _key(own if own.is_file() else place / f"end_{role}.key", algorithm)
     return Slot(tuple(certificates), key)
+
+
+def _alias_slot(place: Path, certificates: tuple[bytes, ...], algorithm: Asym) -> Slot:
+    # The emulator's alias leaf certifies the key of its device leaf, and its device key has a name of its own.
+    own, emulators = place / "end_responder_alias.key", place / "end_responder.key"
+    device_keys = (place / "device_alias.key", place / "end_responder_alias_partial.key")
+    return Slot(
+        certificates,
+        _key(own if own.is_file() else emulators, algorithm),
+        model=CertificateModel.ALIAS,
+        device_key=next((_key(path, algorithm) for path in device_keys if path.is_file()), None),
+    )
 
 
 def _key(path: Path, algorithm: Asym) -> SigningKey:

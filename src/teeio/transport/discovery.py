@@ -1,0 +1,31 @@
+"""DOE discovery for a responder behind a socket: a mailbox would answer it, there is none here."""
+
+from __future__ import annotations
+
+from teeio.errors import DecodeError
+from teeio.pcie import doe
+from teeio.transport.kinds import Transport
+from teeio.transport.sockets import FrameHandler
+
+PROTOCOLS = (doe.DISCOVERY, doe.SPDM, doe.SECURED_SPDM)
+
+_DISCOVERY = b"\x01\x00\x00\x00"
+"""How a data object of discovery begins: vendor 1 (PCI-SIG), type 0."""
+
+
+def with_discovery(transport: Transport, respond: FrameHandler) -> FrameHandler:
+    """Give a handler that answers discovery, where there is DOE, and leaves all other frames to `respond`."""
+    if transport is not Transport.PCI_DOE:
+        return respond
+
+    def handle(frame: bytes) -> bytes | None:
+        return _answer(frame) if frame.startswith(_DISCOVERY) else respond(frame)
+
+    return handle
+
+
+def _answer(frame: bytes) -> bytes | None:
+    try:
+        return doe.answer_discovery(doe.DiscoveryRequest.decode(doe.decode_object(frame).payload), PROTOCOLS)
+    except DecodeError:
+        return None
