@@ -67,7 +67,8 @@ class PhysicalMemory:
         self.size = size
         self._entropy = entropy
         self._observer = observer
-        self._store = mmap.mmap(-1, size)
+        # Copy-on-write, so that a forked process has a memory of its own (see `explorer`).
+        self._store = mmap.mmap(-1, size, access=mmap.ACCESS_COPY)
         self._owners = bytearray(size // PAGE_SIZE)
         self._poisoned: set[int] = set()
         self._keys: dict[OwnerId, MemoryKey] = {TSM: MemoryKey(entropy)}
@@ -82,6 +83,11 @@ class PhysicalMemory:
                 self._keys[owner] = MemoryKey(self._entropy)
                 return owner
         raise Reject(Status.HKID_NOT_FREE, "all memory keys are in use")
+
+    @property
+    def tvm_keys(self) -> tuple[OwnerId, ...]:
+        """The TVMs that have a key."""
+        return tuple(owner for owner in self._keys if owner >= FIRST_TVM)
 
     def destroy_owner(self, owner: OwnerId) -> None:
         """Destroy a TVM's key. Raises `Reject` (TD_ASSOCIATED_PAGES_EXIST) while it owns pages."""

@@ -138,14 +138,16 @@ def live(
 
 
 def _streams(platform: Platform) -> list[str]:
-    """List what is left of streams and sessions, as the device and the TSM themselves have it."""
-    device, tsm = platform.device, platform.module
-    left = [f"session {session_id:#x} at the device" for session_id in device.responder.sessions]
-    left += [
-        f"stream block {at} enabled at the device"
-        for at, block in enumerate(device.streams.streams)
-        if block.field("enable")
-    ]
+    """List what is left of streams and sessions, as the devices and the TSM themselves have it."""
+    tsm, left = platform.module, []
+    for device in platform.devices:
+        name = device.configuration.name
+        left += [f"session {session_id:#x} at the {name}" for session_id in device.responder.sessions]
+        left += [
+            f"stream block {at} enabled at the {name}"
+            for at, block in enumerate(device.streams.streams)
+            if block.field("enable")
+        ]
     left += [f"stream {stream.stream_id} at the TSM" for stream in tsm.records.streams()]
     return left + [f"session {spdm_id} at the TSM" for spdm_id in tsm.records.contexts]
 

@@ -11,7 +11,7 @@ from teeio.scenarios.journal import Journal
 from teeio.scenarios.rogue import Rogue
 from teeio.scenarios.scenario import Outcome, Scenario, nothing, without
 from teeio.scenarios.stage import Stage
-from teeio.spdm import flows, responder, session_handlers
+from teeio.spdm import admission, flows, responder, session_handlers
 from teeio.spdm import messages as m
 from teeio.spdm.call import Call
 from teeio.spdm.constants import Capability, ErrorCode
@@ -273,7 +273,7 @@ _WITH_HEARTBEAT = {
         settings=Settings(capabilities=RESPONDER_CAPABILITIES, heartbeat_period=HEARTBEAT),
     )
 }
-_ANY_PLACE = without("the responder's rules of place and phase", responder, "refusal", nothing)
+_ANY_PLACE = without("the responder's rules of place and phase", admission, "refusal", nothing)
 
 SESSION = (
     Scenario(

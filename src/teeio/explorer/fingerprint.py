@@ -1,0 +1,131 @@
+"""When two worlds count as one state: everything that what can happen next depends on, without what only numbers it.
+
+Left out are sequence numbers, invocation counters, nonces and keys, whose values no decision depends on, and the absolute
+numbers of locks and of TLB epochs: only which of them are equal, or later, matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from hashlib import sha256
+from typing import Any
+
+from teeio.explorer.world import Tenant, World
+from teeio.host.secure_ept import SecureEpt
+from teeio.host.tdx.interface import Devif
+from teeio.spdm.state import SessionPhase
+
+STREAM_ID = 1
+
+
+def fingerprint(world: World) -> bytes:
+    """Give 16 bytes that are equal for equal states."""
+    return sha256(repr(_state(world)).encode()).digest()[:16]
+
+
+def _state(world: World) -> Hashable:
+    locks = _Ranks({devif.bind_session_id for devif in _devifs(world)} | {one.attested for one in world.tenants})
+    return (
+        tuple(_tenant(world, tenant, locks) for tenant in world.tenants),
+        _link(world),
+        _iommu(world),
+        len(world.held),
+    )
+
+
+class _Ranks:
+    """Numbers by their order; 0 stays 0."""
+
+    def __init__(self, numbers: set[int]) -> None:
+        self._rank = {number: rank for rank, number in enumerate(sorted(numbers | {0}))}
+
+    def __getitem__(self, number: int) -> int:
+        return self._rank[number]
+
+
+def _devifs(world: World) -> list[Devif]:
+    return list(world.platform.module.records.devifs.values())
+
+
+def _tenant(world: World, tenant: Tenant, locks: _Ranks) -> Hashable:
+    records, device = world.platform.module.records, world.platform.device
+    tdi = device.tdi(tenant.vf.address)
+    interface = tdi.interface
+    devif = records.devifs.get(tenant.function_id)
+    binding = world.pci_tsm.connections[world.pf.address].bindings.get(tenant.vf.address)
+    return (
+        interface.state.name,
+        interface._nonce is not None,
+        interface.session is not None,
+        tdi.function.header.bus_master,
+        sorted((bar, placed.start) for bar, placed in tdi.function.placed().items()),
+        tdi._locked_at == tdi.function.placed(),
+        locks[tenant.attested],
+        len(tenant.ranges),
+        None if devif is None else _devif(devif, locks),
+        None if binding is None else (binding.tdr, len(binding.mapped.pages), binding.teardown is not None),
+        _sept(records.tvm(tenant.tdr).sept, world),
+        _wrote(world, tenant),
+    )
+
+
+def _wrote(world: World, tenant: Tenant) -> bool:
+    """Tell whether the device holds what the TVM wrote."""
+    model: Any = world.platform.device.tdi(tenant.vf.address).function.model
+    return tenant.mark[:8] in bytes(model.memory)
+
+
+def _devif(devif: Devif, locks: _Ranks) -> Hashable:
+    request, answer = devif.request, devif.answer
+    return (
+        devif.tvm.tdr,
+        devif.state.name,
+        locks[devif.bind_session_id],
+        devif.lock is not None,
+        devif.validated,
+        bool(devif.report_digest),
+        (request.operation.name, request.bind_session_id == devif.bind_session_id) if request else None,
+        (answer.operation.name, answer.bind_session_id == devif.bind_session_id) if answer else None,
+        devif.failed,
+        devif._nonce is not None,
+    )
+
+
+def _sept(sept: SecureEpt, world: World) -> Hashable:
+    memory = world.platform.memory
+    leaves = []
+    for gpa, leaf in sept.leaves():
+        tracked = leaf.blocked_in >= 0 and sept._is_tracked(leaf)
+        poisoned = memory.contains(leaf.hpa, 1) and leaf.hpa // 4096 in memory._poisoned
+        epoch = leaf.blocked_in >= 0 and sept.epoch > leaf.blocked_in
+        leaves.append((gpa, leaf.hpa, leaf.state.name, tracked, epoch, poisoned))
+    behind = sorted((name, epoch == sept.epoch) for name, epoch in sept._caches.items())
+    return tuple(sorted(leaves)), tuple(behind)
+
+
+def _link(world: World) -> Hashable:
+    platform = world.platform
+    port = platform.root_complex.fabric.ports[0]
+    sessions = [session.phase is SessionPhase.ESTABLISHED for session in platform.device.responder.sessions.values()]
+    streams = [
+        (stream.phase.name, stream.key_set.name, stream.changing_over, tuple(sorted(stream.has_run)))
+        for stream in platform.module.records.streams()
+    ]
+    agents = [context.agent.session is not None for context in platform.module.records.contexts.values()]
+    ends = [(end.ide.is_secure(STREAM_ID), end.ide.keyed(STREAM_ID)) for end in (port, platform.device.port)]
+    enabled = [block.field("enable") for block in platform.device.streams.streams]
+    # How an SPDM connection stands decides what the next message of the session gets.
+    return (
+        tuple(sessions),
+        tuple(streams),
+        tuple(agents),
+        tuple(ends),
+        tuple(enabled),
+        platform.device.dsm.ide_km.owner is None,
+    )
+
+
+def _iommu(world: World) -> Hashable:
+    iommu = world.platform.root_complex.iommus[0]
+    entries = sorted((rid, entry.state.name, entry.sept.tdr) for rid, entry in iommu.trusted.entries.items())
+    return tuple(entries), tuple(sorted(iommu.trusted.iotlb.items())), len(iommu.trusted.queue)

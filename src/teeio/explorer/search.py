@@ -1,0 +1,222 @@
+"""The search: depth first from a root, each step in a process of its own, so that the operating system keeps the states.
+
+A step is taken in a forked child; what it leads to is told to the one process that knows all states, which says whether to go
+on. A state is gone into again only if it is reached with more steps left. If a property breaks, the search is done again with
+growing depth, so that the counterexample is a shortest one.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe, wait
+
+from teeio.errors import Misuse
+from teeio.explorer.actions import ACTIONS, Action
+from teeio.explorer.fingerprint import fingerprint
+from teeio.explorer.ledger import Ledger
+from teeio.explorer.properties import broken
+from teeio.explorer.roots import ROOTS
+from teeio.explorer.world import World
+from teeio.observe import Observer, ignore
+from teeio.scenarios.journal import Journal
+from teeio.scenarios.scenario import Mutant
+
+GO, LEAVE, STOP = 0, 1, 2
+_STOPPED = 3
+"""Exit status of a process that was told to stop."""
+
+Progress = Callable[["Report"], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A property that does not hold, how, and the actions that lead there from the root."""
+
+    name: str
+    problem: str
+    trail: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Report:
+    """How far a search came: states are different ones, steps are actions taken, refused ones among them."""
+
+    root: str
+    depth: int
+    states: int = 0
+    steps: int = 0
+    refused: int = 0
+    found: Found | None = None
+
+    def as_dict(self) -> dict[str, object]:
+        """Give the report for JSON."""
+        found = self.found
+        return {
+            "root": self.root,
+            "depth": self.depth,
+            "states": self.states,
+            "steps": self.steps,
+            "refused": self.refused,
+            "found": None
+            if found is None
+            else {"property": found.name, "problem": found.problem, "trail": found.trail},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Reached:
+    """What a child tells: the state it reached, the steps left, and whether a property broke."""
+
+    state: bytes
+    left: int
+    trail: tuple[int, ...]
+    refused: bool
+    problem: tuple[str, str] | None
+
+
+def at_root(root: str, observer: Observer = ignore) -> World:
+    """Build a world and take it to a root. Raises `Misuse` for an unknown root, or one that cannot be reached."""
+    if root not in ROOTS:
+        raise Misuse(f"there is no root {root!r}", remedy=f"use one of {', '.join(ROOTS)}")
+    world = World.begin(observer)
+    for name in ROOTS[root]:
+        refusal = named(name).happen(world)
+        if refusal:
+            raise Misuse(f"the root {root!r} cannot be reached: {name}: {refusal}")
+    return world
+
+
+def named(name: str) -> Action:
+    """Find an action by its name."""
+    return next(action for action in ACTIONS if action.name == name)
+
+
+def explore(
+    root: str, depth: int, *, workers: int = 2, mutant: Mutant | None = None, progress: Progress | None = None
+) -> Report:
+    """Explore all sequences of up to `depth` actions from a root, on a mutant if one is given."""
+    with ExitStack() as stack:
+        if mutant is not None:
+            stack.enter_context(mutant.living())
+        stack.enter_context(Ledger.watching())
+        world = at_root(root)
+        report = _search(world, root, depth, workers, progress)
+        if report.found is None:
+            return report
+        # Search again, step by step deeper: the first that is found then is a shortest one.
+        for limit in range(1, len(report.found.trail)):
+            shorter = _search(world, root, limit, workers, None)
+            if shorter.found is not None:
+                report.found = shorter.found
+                return report
+    return report
+
+
+def _search(world: World, root: str, depth: int, workers: int, progress: Progress | None) -> Report:
+    report = Report(root, depth, states=1)
+    problem = broken(world)
+    if problem is not None:
+        report.found = Found(*problem, ())
+        return report
+    visited = {fingerprint(world): depth}
+    gc.collect()
+    gc.freeze()
+    connections = []
+    for number in range(workers):
+        ours, theirs = Pipe()
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            os._exit(_work(world, depth, theirs, range(number, len(ACTIONS), workers)))
+        theirs.close()
+        connections.append((pid, ours))
+    _coordinate(report, visited, [ours for _, ours in connections], progress)
+    for pid, ours in connections:
+        ours.close()
+        os.waitpid(pid, 0)
+    gc.unfreeze()
+    report.states = len(visited)
+    return report
+
+
+def _coordinate(
+    report: Report, visited: dict[bytes, int], connections: Sequence[Connection], progress: Progress | None
+) -> None:
+    """Answer every child until all workers are done."""
+    open_ones = list(connections)
+    while open_ones:
+        for ready in wait(open_ones):
+            assert isinstance(ready, Connection)
+            try:
+                reached: _Reached = ready.recv()
+            except EOFError:
+                open_ones.remove(ready)
+                continue
+            report.steps += 1
+            report.refused += reached.refused
+            if reached.problem is not None and report.found is None:
+                report.found = Found(*reached.problem, tuple(ACTIONS[index].name for index in reached.trail))
+            ready.send(_verdict(report, visited, reached))
+            if progress is not None and not report.steps % 64:
+                report.states = len(visited)
+                progress(report)
+
+
+def _verdict(report: Report, visited: dict[bytes, int], reached: _Reached) -> int:
+    if report.found is not None:
+        return STOP
+    if visited.get(reached.state, -1) >= reached.left:
+        return LEAVE
+    visited[reached.state] = reached.left
+    return GO if reached.left else LEAVE
+
+
+def _work(world: World, depth: int, connection: Connection, first: range) -> int:
+    gc.disable()
+    return _expand(world, depth, (), connection, first)
+
+
+def _expand(world: World, left: int, trail: tuple[int, ...], connection: Connection, choices: range) -> int:
+    """Take every action in a child of its own."""
+    for index in choices:
+        pid = os.fork()
+        if pid == 0:
+            os._exit(_step(world, left - 1, (*trail, index), connection))
+        if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == _STOPPED:
+            return _STOPPED
+    return 0
+
+
+def _step(world: World, left: int, trail: tuple[int, ...], connection: Connection) -> int:
+    problem: tuple[str, str] | None
+    refusal = ""
+    try:
+        refusal = ACTIONS[trail[-1]].happen(world)
+        problem, state = broken(world), fingerprint(world)
+    except Exception as error:
+        problem, state = ("nothing but a TeeioError comes out", f"{type(error).__name__}: {error}"), b""
+    connection.send(_Reached(state, left, trail, bool(refusal), problem))
+    verdict = connection.recv()
+    if verdict == STOP:
+        return _STOPPED
+    return _expand(world, left, trail, connection, range(len(ACTIONS))) if verdict == GO else 0
+
+
+def replayed(root: str, trail: Sequence[str], mutant: Mutant | None) -> Journal:
+    """Take the actions of a trail once more; give what was observed meanwhile, by action."""
+    journal = Journal()
+    told: list[Observer] = []
+    with ExitStack() as stack:
+        if mutant is not None:
+            stack.enter_context(mutant.living())
+        world = at_root(root, lambda event: told[0](event) if told else None)
+        told.append(journal)
+        for name in trail:
+            action = named(name)
+            with journal.step(action.actor, action.name) as step:
+                step.note = action.happen(world)
+    return journal
