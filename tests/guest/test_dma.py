@@ -15,7 +15,17 @@ from teeio.crypto.aead import TAG_SIZE
 from teeio.errors import AuthenticationFailed, Misuse
 from teeio.guest.accept import AssignedInterface
 from teeio.guest.cost import Cost, CostMeter
-from teeio.guest.dma import SEGMENT_SLOTS, SLOT_SIZE, BounceDma, Label, PoolFull, PrivateDma, ProtectedSession, dma_for
+from teeio.guest.dma import (
+    SEGMENT_SLOTS,
+    SLOT_SIZE,
+    BounceDma,
+    DirectDma,
+    Label,
+    PoolFull,
+    PrivateDma,
+    ProtectedSession,
+    dma_for,
+)
 from teeio.guest.driver import TRUSTED_REGISTERS
 from teeio.guest.pci import enumerate_functions
 
@@ -68,6 +78,21 @@ def test_private_dma_takes_private_memory_in_use_only(world: World) -> None:
     for gpa, size in ((region.gpa, 4097), (shared.gpa, 1), (0x10_0000_0000, 4), (region.gpa, 0)):
         with pytest.raises(Misuse, match="private memory"):
             dma.to_device(gpa, size, label(1))
+
+
+# -- direct: shared memory, as in a VM without confidentiality ----------------------------------------------------------------
+
+
+def test_shared_memory_is_given_as_it_is_and_private_memory_never(world: World) -> None:
+    dma, region = DirectDma(world.tvm), world.tvm.allocate_shared(8192, 0.0)
+    assert not dma.trusted
+    mapping = dma.to_device(region.gpa + 5, 100, label(1))
+    assert (mapping.address, mapping.size) == (region.gpa + 5, 100)
+    private = world.tvm.allocate(4096)
+    assert dma.allocate(64, 0.0).shared
+    for gpa, size in ((private.gpa, 1), (region.gpa, 8193), (region.gpa, 0)):
+        with pytest.raises(Misuse, match="not shared memory"):
+            dma.from_device(gpa, size, label(2))
 
 
 # -- bounce ----------------------------------------------------------------------------------------------------------------

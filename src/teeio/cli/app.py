@@ -17,6 +17,7 @@ from teeio.cli.interop import interop
 from teeio.cli.operation_help import CommandWithOperations
 from teeio.cli.outcome import EXIT_MEANINGS
 from teeio.cli.run import run
+from teeio.cli.sysfs import sysfs
 
 _EXIT_CODES = "Exit codes: " + "; ".join(f"{code.value} {meaning}" for code, meaning in EXIT_MEANINGS.items()) + "."
 
@@ -47,6 +48,7 @@ def _options(
 app.command(rich_help_panel="Platform")(run)
 app.command(rich_help_panel="Platform")(attack)
 app.command(rich_help_panel="Platform")(explore)
+app.command(rich_help_panel="Platform")(sysfs)
 app.add_typer(bench, rich_help_panel="Platform")
 app.command(rich_help_panel="Peers")(device)
 app.command(rich_help_panel="Peers", cls=CommandWithOperations)(connect)

@@ -65,6 +65,7 @@ def io(
     from teeio.cli import bench_tables
     from teeio.costs.lanes import Lane
     from teeio.costs.report import SIZES, compare
+    from teeio.costs.shapes import bytes_of
 
     known = {lane.value: lane for lane in Lane}
     names = [name.strip() for name in paths.split(",")] if paths else list(known)
@@ -84,7 +85,7 @@ def io(
 
             def progress(lane: Lane, size: int) -> None:
                 nonlocal done
-                bar.update(task, completed=done, description=f"{lane.value}, {bench_tables.bytes_of(size)}")
+                bar.update(task, completed=done, description=f"{lane.value}, {bytes_of(size)}")
                 done += size
 
             report = compare(

@@ -12,18 +12,10 @@ from teeio.costs.hardware import CONSTANTS
 from teeio.costs.ide_efficiency import Efficiency
 from teeio.costs.lanes import Lane, Sample
 from teeio.costs.report import Report
-from teeio.costs.shapes import throughput_gain
+from teeio.costs.shapes import bytes_of, throughput_gain
 from teeio.costs.timing import IN_FLIGHT, Timing
 
 _MARKS = {True: "[green]✓[/]", False: "[yellow]✗[/]", None: "[dim]-[/]"}
-
-
-def bytes_of(size: float) -> str:
-    """Write a number of bytes."""
-    for unit, scale in (("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if size >= scale:
-            return f"{size / scale:g} {unit}"
-    return f"{size:g} B"
 
 
 def show(console: Console, report: Report) -> None:

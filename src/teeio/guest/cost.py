@@ -1,4 +1,4 @@
-"""What a data path costs the TVM: copies, bytes that its CPU encrypts, CPU time, exits.
+"""What a data path costs the TVM: copies, bytes that its CPU encrypts, CPU time, exits, halts, interrupts.
 
 Only the TVM's own work is charged, whatever else happens in between (the device, the link, the VMM run elsewhere): the
 sealing, opening and copying of payload, the writing of descriptors and the reading of completions. Reading plaintext
@@ -10,12 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Costs of some work. Bytes of `payload` are source and result in the clear, once each."""
+    """Costs of some work. Bytes of `payload` are source and result in the clear, once each.
+
+    `exits` are calls of TSM and VMM, `halts` the times that the processor was given away to wait, `descriptors` the
+    pieces of work that the device was given.
+    """
 
     payload: int = 0
     copies: int = 0
@@ -24,18 +28,13 @@ class Cost:
     bytes_decrypted: int = 0
     cpu_seconds: float = 0.0
     exits: int = 0
+    halts: int = 0
+    interrupts: int = 0
+    descriptors: int = 0
 
     def __sub__(self, earlier: Cost) -> Cost:
         """Give the cost of what happened since `earlier`."""
-        return Cost(
-            self.payload - earlier.payload,
-            self.copies - earlier.copies,
-            self.bytes_copied - earlier.bytes_copied,
-            self.bytes_encrypted - earlier.bytes_encrypted,
-            self.bytes_decrypted - earlier.bytes_decrypted,
-            self.cpu_seconds - earlier.cpu_seconds,
-            self.exits - earlier.exits,
-        )
+        return Cost(*(getattr(self, one.name) - getattr(earlier, one.name) for one in fields(self)))
 
     def per_byte(self) -> dict[str, float]:
         """Give copied bytes, encrypted or decrypted bytes and CPU nanoseconds for each byte of payload."""
@@ -62,6 +61,9 @@ class CostMeter:
         encrypted: int = 0,
         decrypted: int = 0,
         exits: int = 0,
+        halts: int = 0,
+        interrupts: int = 0,
+        descriptors: int = 0,
     ) -> None:
         """Charge work; `copied` bytes are one copy."""
         total = self.total
@@ -73,6 +75,9 @@ class CostMeter:
             bytes_encrypted=total.bytes_encrypted + encrypted,
             bytes_decrypted=total.bytes_decrypted + decrypted,
             exits=total.exits + exits,
+            halts=total.halts + halts,
+            interrupts=total.interrupts + interrupts,
+            descriptors=total.descriptors + descriptors,
         )
 
     @contextmanager

@@ -1,10 +1,11 @@
-"""DMA in the TVM: one interface, two ways to reach a device's data.
+"""DMA in the TVM: one interface, three ways to reach a device's data.
 
 `PrivateDma` is for an interface in RUN: the device reads and writes private memory itself, with T=1, over the trusted
 IOMMU tables that reuse the secure EPT; a bus address is the guest address, nothing is copied. `BounceDma` is today's
 way for all others: a pool of shared memory with slots as in Linux's swiotlb; with a session the TVM seals what goes out
-and opens what comes in, without one the data are in the clear for the VMM. T=0 bus addresses of shared memory are guest
-addresses without `GPA_SHARED_BIT`.
+and opens what comes in, without one the data are in the clear for the VMM. `DirectDma` is what a VM without
+confidentiality does: the data themselves lie in shared memory; it is there to compare with, and is never chosen by
+itself. T=0 bus addresses of shared memory are guest addresses without `GPA_SHARED_BIT`.
 """
 
 from __future__ import annotations
@@ -80,6 +81,9 @@ class DmaInterface(Protocol):
     def free(self, region: MemoryRegion, now: float) -> None:
         """Give such memory back."""
 
+    def expect(self, gpa: int, size: int) -> None:
+        """Raises `Misuse` unless these bytes lie in memory of the kind that this back end maps."""
+
     def to_device(self, gpa: int, size: int, label: Label) -> Mapping:
         """Map private data for the device to read. Raises `PoolFull`, `Misuse`."""
 
@@ -111,31 +115,48 @@ def dma_for(
     return BounceDma(tvm, meter, now, session=session, pool_size=pool_size)
 
 
+def expect_private(tvm: Tvm, gpa: int, size: int) -> None:
+    """Raises `Misuse` unless these bytes are accepted private memory in use."""
+    if not tvm.is_private(gpa, size):
+        raise Misuse(f"{size} bytes at {gpa:#x} are not the TVM's private memory", remedy="allocate them first")
+
+
 @dataclass(frozen=True)
-class PrivateDma:
-    """No copies: the device works on the TVM's own pages."""
+class InPlaceDma:
+    """No copies: the device works on the pages where the data are, private or `shared`."""
 
     tvm: Tvm
-    trusted: bool = True
+    shared: bool
     session: ProtectedSession | None = None
     max_segment: int = 1 << 31
 
+    @property
+    def trusted(self) -> bool:
+        """Whether the device reaches private memory."""
+        return not self.shared
+
+    def expect(self, gpa: int, size: int) -> None:
+        """Raises `Misuse` unless these bytes lie in memory of the kind that this back end maps."""
+        if not self.shared:
+            expect_private(self.tvm, gpa, size)
+        elif not self.tvm.is_shared(gpa, size):
+            raise Misuse(f"{size} bytes at {gpa:#x} are not shared memory", remedy="allocate them with allocate_shared")
+
     def allocate(self, size: int, now: float) -> MemoryRegion:
-        """Take private pages."""
-        return self.tvm.allocate(size)
+        """Take pages of this kind."""
+        return self.tvm.allocate_shared(size, now) if self.shared else self.tvm.allocate(size)
 
     def free(self, region: MemoryRegion, now: float) -> None:
-        """Give them back."""
+        """Give memory for both sides back."""
         self.tvm.free(region, now)
 
     def to_device(self, gpa: int, size: int, label: Label) -> Mapping:
-        """Give the guest address. Raises `Misuse` unless it is private memory."""
-        if not self.tvm.is_private(gpa, size):
-            raise Misuse(f"{size} bytes at {gpa:#x} are not the TVM's private memory")
+        """Give the guest address. Raises as `expect` does."""
+        self.expect(gpa, size)
         return Mapping(gpa, size, gpa, label)
 
     def from_device(self, gpa: int, size: int, label: Label) -> Mapping:
-        """Give the guest address. Raises `Misuse` unless it is private memory."""
+        """Give the guest address. Raises as `expect` does."""
         return self.to_device(gpa, size, label)
 
     def finish(self, mapping: Mapping) -> None:
@@ -146,6 +167,20 @@ class PrivateDma:
 
     def close(self, now: float) -> None:
         """Nothing to do."""
+
+
+class PrivateDma(InPlaceDma):
+    """The device works on the TVM's own private pages."""
+
+    def __init__(self, tvm: Tvm) -> None:
+        super().__init__(tvm, shared=False)
+
+
+class DirectDma(InPlaceDma):
+    """The device works on shared pages where the data lie in the clear for everybody: no confidentiality at all."""
+
+    def __init__(self, tvm: Tvm) -> None:
+        super().__init__(tvm, shared=True)
 
 
 class BounceDma:
@@ -183,6 +218,10 @@ class BounceDma:
         """Make them private again."""
         self._tvm.free(region, now)
 
+    def expect(self, gpa: int, size: int) -> None:
+        """Raises `Misuse` unless these bytes are accepted private memory in use."""
+        expect_private(self._tvm, gpa, size)
+
     def to_device(self, gpa: int, size: int, label: Label) -> Mapping:
         """Seal private data and copy them out."""
         mapping = self.from_device(gpa, size, label)
@@ -195,8 +234,7 @@ class BounceDma:
 
     def from_device(self, gpa: int, size: int, label: Label) -> Mapping:
         """Take slots."""
-        if not self._tvm.is_private(gpa, size):
-            raise Misuse(f"{size} bytes at {gpa:#x} are not the TVM's private memory")
+        self.expect(gpa, size)
         if size > self.max_segment:
             raise Misuse(f"a mapping of {size} bytes", remedy=f"map at most {self.max_segment} bytes at once")
         count = self._count(size)

@@ -1,8 +1,9 @@
 """The accelerator's driver in the TVM; registers and layouts are those of its datasheet, `accelerator_interface`.
 
 The same driver works either way: trusted (interface accepted: T=1 register accesses, buffers in private memory) or as
-today (T=0 accesses, bounce pool). Interrupts are hints and completions are checked; a device that answers with all ones
-has left RUN or is gone: the driver stops using it, for good, and says which state the interface is in.
+today (T=0 accesses, bounce pool), or as in a VM without confidentiality (T=0 accesses, buffers in shared memory).
+Interrupts are hints and completions are checked; a device that answers with all ones has left RUN or is gone: the
+driver stops using it, for good, and says which state the interface is in.
 """
 
 from __future__ import annotations
@@ -179,7 +180,9 @@ class AcceleratorDriver:
         scale: int = 0,
         addend: int = 0,
     ) -> None:
-        """Let the device compute on `length` bytes of private memory at `source`, the result to `destination`.
+        """Let the device compute on `length` bytes of memory at `source`, the result to `destination`.
+
+        Both are the TVM's private memory, or shared memory for a driver on `DirectDma`.
 
         Returns when the result is there. Raises `DeviceLost`, `ErrorResponse` for what the device refused,
         `AuthenticationFailed` for sealed data that were changed; after any of them the driver must be removed. `Misuse`
@@ -196,9 +199,8 @@ class AcceleratorDriver:
             addend=addend,
         )
         segments = deque(self._segments(wanted))
-        for gpa, size in ((source, length), (destination, operation.result_size(length))):
-            if not self._tvm.is_private(gpa, size):
-                raise Misuse(f"{size} bytes at {gpa:#x} are not the TVM's private memory", remedy="allocate them first")
+        self._dma.expect(source, length)
+        self._dma.expect(destination, operation.result_size(length))
         exits = self._tvm.exits
         with self._stopped_on_failure(now):
             while segments or self._jobs:
@@ -257,14 +259,18 @@ class AcceleratorDriver:
             placed = replace(descriptor, source=source.address, destination=destination.address)
             _need(self._completions).write(index * COMPLETION_SIZE, bytes(COMPLETION_SIZE))
             _need(self._ring).write(index * DESCRIPTOR_SIZE, placed.encode())
+        self._meter.add(descriptors=1)
         self._jobs.append(Job(index, source, destination, result_size))
         self._tail = (index + 1) % self._ring_size
 
     def _wait(self, now: float) -> None:
         """Wait until at least one job is done."""
         for _ in range(MAX_HALTS):
-            if self._tvm.interrupts.take(self._vector) and self._reap():
-                return
+            if self._tvm.interrupts.take(self._vector):
+                self._meter.add(interrupts=1)
+                if self._reap():
+                    return
+            self._meter.add(halts=1)
             self._tvm.halt()
         if self._reap():
             return  # the VMM kept the interrupt to itself

@@ -16,7 +16,7 @@ from teeio.abi.declaration import CALLS, HypercallResult, Result
 from teeio.abi.hypercalls import TdvmcallMapGpa
 from teeio.abi.interfaces import Processor, TvmToTsm, TvmToVmm
 from teeio.abi.operands import GPA_SHARED_BIT, PAGE_SIZE, PageLevel
-from teeio.abi.statuses import Status, TdcmStatus
+from teeio.abi.statuses import TRANSIENT, TRIES, Status, TdcmStatus
 from teeio.abi.tdcalls import TdgMemPageAccept
 from teeio.crypto.entropy import Entropy
 from teeio.errors import AuthenticationFailed, Misuse, TransportError
@@ -123,9 +123,13 @@ class Tvm:
     # -- calls ------------------------------------------------------------------------------------------------------
 
     def tdcall(self, call: C, method: Callable[[C], Result[V]]) -> V:
-        """Ask the TSM. Raises `CallRefused`."""
-        self.exits += 1
-        return method(call).require(name_of_call(call))
+        """Ask the TSM, again while it refuses only for now. Raises `CallRefused`."""
+        for _ in range(TRIES):
+            self.exits += 1
+            result = method(call)
+            if result.status not in TRANSIENT:
+                break
+        return result.require(name_of_call(call))
 
     def ask(self, call: C, method: Callable[[C, float], HypercallResult[V]], now: float) -> V:
         """Ask the VMM, again and again while it says WAIT.
@@ -179,16 +183,23 @@ class Tvm:
 
     def is_private(self, gpa: int, size: int) -> bool:
         """Tell whether all these bytes are accepted private memory in use."""
-        if size <= 0 or not self.memory.holds(gpa, size):
-            return False
-        first, end = self._index(gpa), self._index(gpa + size - 1) + 1
-        return not self._pages[first:end].translate(None, bytes([_USED]))
+        return self._all(gpa, size, _USED)
+
+    def is_shared(self, gpa: int, size: int) -> bool:
+        """Tell whether all these bytes are memory that the TVM shares with the VMM."""
+        return self._all(gpa, size, _SHARED)
 
     def overlaps_memory(self, gpa: int, size: int) -> bool:
         """Tell whether these guest addresses touch the TVM's RAM."""
         return self.memory.overlaps(AddressRange(gpa, size))
 
     # -- how --------------------------------------------------------------------------------------------------------
+
+    def _all(self, gpa: int, size: int, mark: int) -> bool:
+        if size <= 0 or not self.memory.holds(gpa, size):
+            return False
+        first, end = self._index(gpa), self._index(gpa + size - 1) + 1
+        return not self._pages[first:end].translate(None, bytes([mark]))
 
     def _accept_largest(self, gpa: int) -> int:
         """Accept 2 MiB if they are one mapping, else 4 KiB; give the bytes that were accepted."""

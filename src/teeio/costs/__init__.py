@@ -1,0 +1,1 @@
+"""What each data path costs: counted on real bytes, timed by declared hardware in virtual time."""

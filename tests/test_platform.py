@@ -1,0 +1,44 @@
+"""The assembled platform, where no scenario says it already."""
+
+import pytest
+
+from teeio.abi.operands import PAGE_SIZE, PageLevel
+from teeio.guest.driver import TRUSTED_REGISTERS
+from teeio.host.vmm.vfio import UnitKind
+from teeio.platform import Platform
+
+
+@pytest.mark.parametrize("huge_pages", [False, True])
+def test_a_tvm_lives_on_pages_of_either_size_and_gives_all_back(huge_pages: bool) -> None:
+    platform = Platform.assemble(seed=1)
+    vmm = platform.vmm
+    (pf,) = vmm.bus.enumerate()
+    (vf, *_) = vmm.bus.enable_vfs(pf, 1)
+    vmm.pci_tsm.connect(pf, platform.now())
+    before = platform.memory.accounting()
+    unit = vmm.vfio.unit(UnitKind.VF, vf.address)
+    guest = platform.launch("TVM", unit, memory_size=6 << 20, huge_pages=huge_pages)
+    levels = list(guest.machine.private.values())
+    assert levels.count(PageLevel.PAGE_2M) == (2 if huge_pages else 0)
+    assert sum(level.size for level in levels) == 6 << 20
+    region = guest.tvm.allocate(5 << 20)
+    region.write(PAGE_SIZE - 2, b"across pages")
+    assert region.read(PAGE_SIZE - 2, 12) == b"across pages"
+    interface = guest.interface()
+    assert interface.bring_up(guest.verifier, TRUSTED_REGISTERS, platform.now()).accepted
+    interface.unlock(platform.now())
+    platform.shut_down(guest)
+    assert platform.memory.accounting() == before
+
+
+def test_units_are_found_by_kind_and_address() -> None:
+    platform = Platform.assemble(seed=1)
+    bus, vfio = platform.vmm.bus, platform.vmm.vfio
+    (pf,) = bus.enumerate()
+    assert {unit.kind for unit in vfio.units()} == {UnitKind.PF, UnitKind.DEVICE}
+    vfs = bus.enable_vfs(pf, 3)
+    assert [(unit.kind, unit.function) for unit in vfio.units()] == [
+        (UnitKind.PF, pf),
+        *((UnitKind.VF, vf) for vf in vfs),
+    ]
+    assert vfio.unit(UnitKind.VF, vfs[2].address).function is vfs[2]
