@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from teeio.observe import Event, Refused
 from teeio.pcie.address import Bdf
@@ -16,6 +17,7 @@ from teeio.pcie.config_space import ConfigSpace, Functions
 from teeio.pcie.fabric import Fabric
 from teeio.pcie.ide import Direction, KeySet
 from teeio.pcie.ide_port import InsecureCause, ProgramResult
+from teeio.pcie.link_rules import CLOSED, LinkRules
 from teeio.pcie.ports import EndpointPort, RootPort
 from teeio.pcie.seams import DONE, UNSUPPORTED, Reply
 from teeio.pcie.tlp import (
@@ -44,6 +46,9 @@ class Device:
         self.memory = bytearray(1 << 16)
         self.asked: list[tuple[Bdf, bool, int | None]] = []
         self.refuse: Reply | None = None
+
+    def renumber(self, bus: int) -> None:
+        self.functions.first = replace(self.functions.first, bus=bus)
 
     def config_read(self, function: Bdf, offset: int, size: int) -> int | None:
         return self.functions.config_read(function, offset, size)
@@ -99,7 +104,7 @@ class Host:
 class Bench:
     """A host, a root port, a link and a device, enumerated."""
 
-    def __init__(self) -> None:
+    def __init__(self, rules: LinkRules = CLOSED) -> None:
         self.events: list[Event] = []
         self.insecure: list[tuple[str, int, InsecureCause]] = []
         self.host, self.device, self.fabric = Host(), Device(), Fabric()
@@ -114,6 +119,7 @@ class Bench:
             self.root_config,
             on_insecure=lambda stream_id, cause: self.insecure.append(("root", stream_id, cause)),
             observer=self.events.append,
+            rules=rules,
         )
         self.port = EndpointPort(
             self.device,
@@ -121,19 +127,27 @@ class Bench:
             self.device.config,
             on_insecure=lambda stream_id, cause: self.insecure.append(("device", stream_id, cause)),
             observer=self.events.append,
+            rules=rules,
         )
         self.fabric.add(self.root)
         self.link = self.fabric.attach(self.root, self.port, observer=self.events.append)
         self.enumerate()
 
-    def enumerate(self) -> None:
+    def open_bridge(self, bridge: Bdf, buses: int) -> None:
         write = self.fabric.config_write
-        write(RP, 0x18, 4, 0x00_01_01_00)
-        write(RP, 0x20, 4, 0xFE0F_FE00)
-        write(RP, 0x24, 4, 0x0000_0000)
-        write(RP, 0x28, 4, HIGH_BAR >> 32)
-        write(RP, 0x2C, 4, HIGH_BAR >> 32)
-        write(RP, 0x04, 2, 6)
+        write(bridge, 0x18, 4, buses)
+        write(bridge, 0x20, 4, 0xFE0F_FE00)
+        write(bridge, 0x24, 4, 0x0000_0000)
+        write(bridge, 0x28, 4, HIGH_BAR >> 32)
+        write(bridge, 0x2C, 4, HIGH_BAR >> 32)
+        write(bridge, 0x04, 2, 6)
+
+    def open_bridges(self) -> None:
+        self.open_bridge(RP, 0x00_01_01_00)
+
+    def enumerate(self) -> None:
+        self.open_bridges()
+        write = self.fabric.config_write
         write(PF, 0x10, 4, HIGH_BAR & 0xFFFFFFFF)
         write(PF, 0x14, 4, HIGH_BAR >> 32)
         write(PF, 0x18, 4, BAR)

@@ -316,8 +316,8 @@ def test_num_vfs_beyond_total_counts_as_total() -> None:
     sriov = SriovCapability(4, 1)
     sriov.write(0x10, 2, 0xFFFF)
     sriov.write(0x08, 2, 1)
-    assert sriov.offsets() == [1, 2, 3, 4]
-    assert SriovCapability(2, 1, first_offset=0x80, stride=2).offsets() == []
+    assert list(sriov.offsets()) == [1, 2, 3, 4]
+    assert not SriovCapability(2, 1, first_offset=0x80, stride=2).offsets()
 
 
 def test_vf_bars_follow_one_another() -> None:

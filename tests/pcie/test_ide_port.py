@@ -19,7 +19,6 @@ from teeio.pcie.tlp import (
     completion,
     config_read,
     memory_read,
-    memory_write,
     message,
 )
 
@@ -69,31 +68,6 @@ def test_the_address_association_decides_at_the_root_port(bench: Bench) -> None:
     bench.fabric.memory_write(BAR, b"1234")
     bench.fabric.memory_write(HIGH_BAR, b"1234")
     assert [stream for _, _, stream in bench.device.asked] == [None, STREAM]
-
-
-@pytest.mark.parametrize("control", [{"pcrc": 1}, {"pr_aggregation": 3, "npr_aggregation": 3, "cpl_aggregation": 3}])
-def test_options(bench: Bench, control: dict[str, int]) -> None:
-    bench.secure(**control)
-    data = bytes(range(256)) * 8
-    assert bench.fabric.memory_write(HIGH_BAR, data, t_bit=True) is CompletionStatus.SC
-    assert bench.fabric.memory_read(HIGH_BAR, len(data), t_bit=True).data == data
-
-
-def test_a_unit_over_the_link(bench: Bench) -> None:
-    bench.secure(pr_aggregation=2)
-    writes = [memory_write(PF.requester_id, 0, 16 * n, bytes([n + 1]) * 16) for n in range(4)]
-    assert bench.port.ide.transmit_unit(writes, True)
-    assert bench.host.memory[:64] == b"".join(bytes([n + 1]) * 16 for n in range(4))
-
-
-def test_long_runs_of_writes_are_synchronized(bench: Bench) -> None:
-    bench.secure()
-    for _ in range(600):
-        assert bench.port.dma_write(PF.requester_id, 0, b"1234", True) is CompletionStatus.SC
-    syncs = [event for event in bench.events if isinstance(event, TlpMoved) and event.kind == "Msg"]
-    assert len(syncs) == 2
-    assert bench.port.dma_read(PF.requester_id, 0, 4, True).data == b"1234"
-    assert bench.state() == (True, True)
 
 
 def test_a_link_stream_carries_everything(bench: Bench) -> None:

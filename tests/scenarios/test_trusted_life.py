@@ -1,6 +1,7 @@
 """The whole story on real bytes, for every unit of assignment."""
 
 import time
+from functools import cache
 
 import pytest
 
@@ -13,7 +14,13 @@ from teeio.scenarios import Journal, Life, live
 from teeio.scenarios.trusted_life import configuration_for, scale_add
 
 
+@cache
 def lived(unit: UnitKind, seed: int = 1) -> tuple[Life, Journal, Platform]:
+    """Give a life that is over: tests only look at it."""
+    return _live(unit, seed)
+
+
+def _live(unit: UnitKind, seed: int) -> tuple[Life, Journal, Platform]:
     journal = Journal()
     platform = Platform.assemble(seed=seed, configuration=configuration_for(unit), observer=journal)
     return live(platform, journal, time.thread_time, unit), journal, platform
@@ -90,10 +97,10 @@ def test_the_messages_are_those_of_the_specifications_in_their_order() -> None:
 
 def test_a_seed_repeats_everything_and_another_seed_nothing_secret() -> None:
     def events(seed: int) -> list[object]:
-        return list(lived(UnitKind.VF, seed)[1].events())
+        return list(_live(UnitKind.VF, seed)[1].events())
 
-    first = events(5)
-    assert first == events(5)
+    first = list(lived(UnitKind.VF)[1].events())
+    assert first == events(1)
     keys, others = ({e.value for e in found if isinstance(e, SecretDerived)} for found in (first, events(6)))
     assert not keys & others
 

@@ -6,7 +6,8 @@ Left out: ARI's 8-bit function numbers as a text form; a routing ID is 16 bits e
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 from teeio.errors import Misuse
 
@@ -26,6 +27,8 @@ class Bdf:
     bus: int
     device: int
     function: int
+    requester_id: int = field(init=False, repr=False, compare=False)
+    """The 16-bit routing ID: bus 15:8, device 7:3, function 2:0."""
 
     def __post_init__(self) -> None:
         # Addresses are made with every TLP, nearly all of them good: one look first, the names only for the refusal.
@@ -35,6 +38,7 @@ class Bdf:
             and 0 <= self.device < DEVICES
             and 0 <= self.function < FUNCTIONS
         ):
+            object.__setattr__(self, "requester_id", self.bus << 8 | self.device << 3 | self.function)
             return
         for name, limit in _LIMITS:
             if not 0 <= getattr(self, name) <= limit:
@@ -53,15 +57,16 @@ class Bdf:
     @classmethod
     def of(cls, requester_id: int, segment: int = 0) -> Bdf:
         """Give the function that a 16-bit requester ID names in `segment`."""
-        return cls(segment, requester_id >> 8 & 0xFF, requester_id >> 3 & 0x1F, requester_id & 7)
-
-    @property
-    def requester_id(self) -> int:
-        """The 16-bit routing ID: bus 15:8, device 7:3, function 2:0."""
-        return self.bus << 8 | self.device << 3 | self.function
+        return _named(requester_id, segment)
 
     def __str__(self) -> str:
         return f"{self.segment:04x}:{self.bus:02x}:{self.device:02x}.{self.function}"
+
+
+@lru_cache(maxsize=1024)
+def _named(requester_id: int, segment: int) -> Bdf:
+    # Every TLP that is served names a function, few functions are named.
+    return Bdf(segment, requester_id >> 8 & 0xFF, requester_id >> 3 & 0x1F, requester_id & 7)
 
 
 @dataclass(frozen=True, slots=True, order=True)

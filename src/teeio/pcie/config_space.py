@@ -154,6 +154,9 @@ class ConfigSpace:
 
     def read(self, offset: int, size: int) -> int:
         """Read `size` bytes at `offset`, little-endian. What lies in no register reads as zero."""
+        if offset % 4 + size <= 4:
+            found = self._blocks.get(offset // 4)
+            return 0 if found is None else found[0].read(offset - found[1], size)
         value = 0
         for at, part, block, base in self._parts(offset, size):
             value |= block.read(at - base, part) << 8 * (at - offset)
@@ -161,6 +164,11 @@ class ConfigSpace:
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Write `size` bytes at `offset`, each field by its access kind. What lies in no register is ignored."""
+        if offset % 4 + size <= 4:
+            found = self._blocks.get(offset // 4)
+            if found is not None:
+                found[0].write(offset - found[1], size, value & (1 << 8 * size) - 1)
+            return
         for at, part, block, base in self._parts(offset, size):
             block.write(at - base, part, value >> 8 * (at - offset) & (1 << 8 * part) - 1)
 
@@ -190,7 +198,7 @@ class BarHit:
 class VirtualFunctions(Protocol):
     """What a physical function's SR-IOV capability says of its VFs; see `capabilities/sriov.py`."""
 
-    def offsets(self) -> list[int]:
+    def offsets(self) -> range:
         """Give the routing ID distance from the PF to each VF that exists now."""
         ...
 
@@ -228,15 +236,16 @@ class Functions:
 
     def find(self, function: Bdf) -> ConfigSpace | None:
         """Find the configuration space of a function that exists now, as `present` would list it."""
-        # Every configuration TLP ends here, so the list of all functions is not made for it.
+        # Every configuration request ends here, so the list of all functions is not made for it.
         if function.segment != self.first.segment:
             return None
+        distance = function.requester_id - self.first.requester_id
         for number, (capability, spaces) in reversed(self.virtual.items()):
-            distance = function.requester_id - self.first.requester_id - number & 0xFFFF
-            for offset, space in zip(capability.offsets(), spaces, strict=False):
-                if offset & 0xFFFF == distance:
-                    return space
-        return self.physical.get(function.requester_id - self.first.requester_id & 0xFFFF)
+            offsets = capability.offsets()
+            for offset in range(distance - number & 0xFFFF, offsets.stop, 1 << 16):  # routing IDs wrap around
+                if offset in offsets and (index := offsets.index(offset)) < len(spaces):
+                    return spaces[index]
+        return self.physical.get(distance & 0xFFFF)
 
     def config_read(self, function: Bdf, offset: int, size: int) -> int | None:
         """Read configuration space; None if there is no such function."""

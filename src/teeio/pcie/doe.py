@@ -145,11 +145,11 @@ class _Mailbox:
     polls: int
     pause: Callable[[], None]
 
-    def status(self, field: str) -> int:
+    def status(self) -> int:
         value = self.read(self.base + DoeCapability.STATUS.offset, 4)
         if value == 0xFFFFFFFF:
             raise TransportError("the DOE mailbox reads as all ones", remedy="the function is gone or in reset")
-        return DoeCapability.STATUS.get(value, field)
+        return value
 
     def control(self, **fields: int) -> None:
         self.write(self.base + DoeCapability.CONTROL.offset, 4, DoeCapability.CONTROL.put(0, **fields))
@@ -157,17 +157,18 @@ class _Mailbox:
     def settle(self) -> None:
         """Bring the mailbox to idle: abort what an earlier exchange left behind, half a data object among it."""
         self.control(abort=1)
-        self.wait("busy", 0, "stays busy")
-        if self.status("error"):
+        if DoeCapability.STATUS.get(self.wait("busy", 0, "stays busy"), "error"):
             raise TransportError("the DOE mailbox keeps Error after Abort", remedy="reset the function")
 
-    def wait(self, field: str, value: int, complaint: str) -> None:
+    def wait(self, field: str, value: int, complaint: str) -> int:
+        """Wait for a field of the status register; give the register's value."""
         for _ in range(self.polls):
-            if field == "ready" and self.status("error"):
+            status = self.status()
+            if field == "ready" and DoeCapability.STATUS.get(status, "error"):
                 self.control(abort=1)
                 raise TransportError("the DOE mailbox set Error", remedy="check the data object's length and type")
-            if self.status(field) == value:
-                return
+            if DoeCapability.STATUS.get(status, field) == value:
+                return status
             self.pause()
         self.control(abort=1)
         raise TransportError(f"the DOE mailbox {complaint} after {self.polls} polls", remedy="see whether it responds")
@@ -180,7 +181,7 @@ class _Mailbox:
 
     def pop_last(self) -> bytes:
         """Take the last DW: if there is none any more, some before it were none either (as Linux looks)."""
-        if not self.status("ready"):
+        if not DoeCapability.STATUS.get(self.status(), "ready"):
             raise TransportError("the DOE data object ends before its length says")
         return self.pop()
 
@@ -272,6 +273,7 @@ class DoeBinding:
     sequence_number_size = 0
     max_random_padding = 0
     max_transport_padding = 3
+    max_message = 4 * MAX_DWORDS - HEADER_SIZE
 
     def __init__(self, connection_id: int | None = None) -> None:
         if connection_id is not None and not 0 <= connection_id <= MAX_CONNECTION_ID:

@@ -25,21 +25,26 @@ from teeio.pcie.doe import (
 )
 from teeio.pcie.registers import Register
 
+_STUCK, _READY = DoeCapability.STATUS.bits("error", "busy"), DoeCapability.STATUS.bits("ready")
+
 Handler = Callable[[bytes], bytes | None]
 """Takes a data object, gives the one that answers, or None for no answer."""
 
 
-def by_connection(handlers: Mapping[int | None, Handler]) -> Handler:
+def _drop(data: bytes) -> bytes | None:
+    return None
+
+
+def by_connection(handlers: Mapping[int | None, Handler], otherwise: Handler = _drop) -> Handler:
     """Give the handler of a mailbox with several SPDM connections; None stands for the one without an id.
 
-    Each is a responder of its own, with a binding of that id. A data object of an id that is not there is dropped. A
-    mailbox with ids must list types 3 and 4 among its protocols, or it drops them all.
+    Each is a responder of its own, with a binding of that id. A data object of an id that is not there is `otherwise`'s. A
+    mailbox with ids must list types 3 and 4 among its protocols, or it drops them all. The handler raises `DecodeError`.
     """
 
     def handle(data: bytes) -> bytes | None:
         found = decode_object(data)
-        handler = handlers.get(found.connection_id if found.protocol in OF_A_CONNECTION else None)
-        return handler(data) if handler is not None else None
+        return handlers.get(found.connection_id if found.protocol in OF_A_CONNECTION else None, otherwise)(data)
 
     return handle
 
@@ -94,8 +99,7 @@ class DoeMailbox:
             self._go()
 
     def _stuck(self) -> bool:
-        status = self.capability
-        return bool(status.get(DoeCapability.STATUS, "error") or status.get(DoeCapability.STATUS, "busy"))
+        return bool(self.capability.value(DoeCapability.STATUS) & _STUCK)
 
     def _word_written(self, register: Register, old: int, new: int) -> None:
         if self._stuck():
@@ -175,7 +179,8 @@ class DoeMailbox:
         if not word:
             self._answer = b""
         self.capability.set(DoeCapability.READ_MAILBOX, data=int.from_bytes(word, "little"))
-        self.capability.set(DoeCapability.STATUS, ready=int(bool(word)))
+        if bool(self.capability.value(DoeCapability.STATUS) & _READY) != bool(word):
+            self.capability.set(DoeCapability.STATUS, ready=int(bool(word)))
 
     def _interrupt(self) -> None:
         if self.capability.get(DoeCapability.CONTROL, "interrupt_enable"):

@@ -1,7 +1,7 @@
 """The root ports of a segment, and which of them a request of the host takes (PCIe Base 2.2.6, 7.5.1.3).
 
 Configuration requests go by bus number, memory requests by the root ports' windows. What nobody answers reads as all
-ones. Left out: switches, peer-to-peer.
+ones. Left out: peer-to-peer between root ports.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from teeio.errors import Misuse
 from teeio.observe import Observer, ignore
 from teeio.pcie.address import Bdf
 from teeio.pcie.config_space import all_ones
-from teeio.pcie.link import Link, Tamper
-from teeio.pcie.ports import EndpointPort, RootPort
+from teeio.pcie.link import Attachable, Link, Tamper, join
+from teeio.pcie.ports import RootPort
 from teeio.pcie.seams import UNSUPPORTED, Reply
 from teeio.pcie.tlp import CompletionStatus
 
@@ -29,32 +29,38 @@ class Fabric:
         self.ports.append(port)
 
     def attach(
-        self, port: RootPort, endpoint: EndpointPort, tamper: Tamper | None = None, observer: Observer = ignore
+        self, port: RootPort, below: Attachable, tamper: Tamper | None = None, observer: Observer = ignore
     ) -> Link:
-        """Join a root port and an endpoint's port by a link."""
-        link = Link(port.name, endpoint.name, tamper=tamper, observer=observer)
-        port.attach(link.top)
-        endpoint.attach(link.bottom)
-        return link
+        """Join a root port and an endpoint's port, or a switch's upstream port, by a link."""
+        return join(port, below, tamper=tamper, observer=observer)
 
     def _above(self, function: Bdf) -> RootPort | None:
-        ports = (port for port in self.ports if port.function.segment == function.segment)
-        return next((port for port in ports if port.header.forwards_bus(function.bus)), None)
+        for port in self.ports:
+            if port.function.segment == function.segment and port.header.forwards_bus(function.bus):
+                return port
+        return None
+
+    def _own(self, function: Bdf) -> RootPort | None:
+        """Find the root port that is this function itself."""
+        for port in self.ports:
+            if port.function.requester_id == function.requester_id and port.function == function:
+                return port
+        return None
 
     def config_read(self, function: Bdf, offset: int, size: int) -> int:
         """Read configuration space, of a root port or below one; all ones if there is nothing."""
-        for port in self.ports:
-            if port.function == function:
-                return port.config.read(offset, size)
+        own = self._own(function)
+        if own is not None:
+            return own.config.read(offset, size)
         above = self._above(function)
         return above.config_read(function, offset, size) if above else all_ones(size)
 
     def config_write(self, function: Bdf, offset: int, size: int, value: int) -> CompletionStatus:
         """Write configuration space, of a root port or below one."""
-        for port in self.ports:
-            if port.function == function:
-                port.config.write(offset, size, value)
-                return CompletionStatus.SC
+        own = self._own(function)
+        if own is not None:
+            own.config.write(offset, size, value)
+            return CompletionStatus.SC
         above = self._above(function)
         return above.config_write(function, offset, size, value) if above else CompletionStatus.UR
 

@@ -6,18 +6,15 @@ Left out: partial header encryption, Local prefixes, the Flit Mode trailer and O
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
 
-from teeio.errors import DecodeError, Misuse
+from teeio.errors import Misuse
+from teeio.pcie.ide_frame import FORBIDDEN, PR, Part, StreamSettings, is_message, opened, parse, without_pcrc
 from teeio.pcie.ide_key import (
     INVOCATIONS,
-    MAC_SIZE,
     PCRC_SIZE,
     IdeCheckFailed,
     KeySlot,
-    PcrcCheckFailed,
     SlotState,
     StaleKey,
     associated_data,
@@ -27,14 +24,15 @@ from teeio.pcie.ide_tlp import (
     K_FLAG,
     M_FLAG,
     P_FLAG,
-    PREFIX_SIZE,
     PREFIX_TYPE,
     SUB_STREAM_SHIFT,
-    T_FLAG,
+    ide_escort,
     ide_sync,
     sync_counters,
 )
-from teeio.pcie.tlp import TYPES, MessageCode, SubStream, Tlp, header_sizes
+from teeio.pcie.tlp import MessageCode, SubStream, Tlp
+
+__all__ = ["MAX_UNIT", "MAX_UNIT_PAYLOAD", "SYNC_AT", "Direction", "KeySet", "Stream", "StreamSettings"]
 
 MAX_UNIT = 8
 MAX_UNIT_PAYLOAD = 4 * 256
@@ -55,48 +53,6 @@ class Direction(IntEnum):
     TX = 1
 
 
-@dataclass(frozen=True, slots=True)
-class StreamSettings:
-    """What a port samples from the stream's control register when it is enabled.
-
-    `aggregation` is the largest unit that is sent, in TLPs, by sub-stream.
-    """
-
-    stream_id: int
-    selective: bool = True
-    pcrc: bool = False
-    aggregation: tuple[int, int, int] = (1, 1, 1)
-
-
-class _Part(NamedTuple):
-    """A received TLP before its MAC is checked; `clear` is its part of A."""
-
-    clear: bytes
-    header_at: int
-    flags: int
-    ciphertext: bytes
-    mac: bytes
-
-    def opened(self, payload: bytes) -> tuple[Tlp, bool]:
-        """Give the TLP and its T bit."""
-        clear, at = self.clear, self.header_at
-        return Tlp(clear[at:], payload, clear[PREFIX_SIZE:at]), self.flags & T_FLAG != 0
-
-
-_PR = int(SubStream.PR)
-_FORBIDDEN = 0xFF
-
-
-def _classes(selective: bool) -> bytes:
-    """Give the sub-stream for each byte 0 of a header; Link streams take all types, Selective ones some."""
-    known = (TYPES.get(first) for first in range(256))
-    return bytes(
-        kind.value.sub_stream if kind and (kind.value.selective or not selective) else _FORBIDDEN for kind in known
-    )
-
-
-_LINK_CLASSES, _SELECTIVE_CLASSES = _classes(False), _classes(True)
-_MESSAGE = 0x30
 _UNSET = StreamSettings(stream_id=0)
 
 
@@ -110,7 +66,7 @@ class Stream:
         self.failed = False
         self._slots = [[[KeySlot() for _ in SubStream] for _ in KeySet] for _ in Direction]
         self._rx = self._slots[Direction.RX]
-        self._classes = _SELECTIVE_CLASSES
+        self._classes = _UNSET.classes
         self._clear()
 
     def _clear(self) -> None:
@@ -119,7 +75,7 @@ class Stream:
         self._rx_set: list[int | None] = [None, None, None]
         self._sent = [0, 0]
         self._received = [0, 0]
-        self._pending: tuple[list[_Part], ...] = ([], [], [])
+        self._pending: tuple[list[Part], ...] = ([], [], [])
 
     # -- keys and state
 
@@ -166,7 +122,7 @@ class Stream:
             raise Misuse(f"{settings} cannot be")
         self.settings = settings
         self.enabled, self.failed = True, False
-        self._classes = _SELECTIVE_CLASSES if settings.selective else _LINK_CLASSES
+        self._classes = settings.classes
         self._settle()
 
     def disable(self) -> None:
@@ -196,6 +152,9 @@ class Stream:
                 self._clear()
                 self.secure = True
                 self._transmit_with(ready[0])
+                if len(ready) == 1:
+                    # Nobody can begin with the other set, so one that comes later is a change that ends this one.
+                    self._rx_set = [ready[0]] * 3
             return
         following = KeySet(1 - self._tx_set)
         if all(slot.state is SlotState.READY for slot in self._slots[Direction.TX][following]):
@@ -254,13 +213,13 @@ class Stream:
             raise Misuse(f"IDE stream {self.settings.stream_id} is Insecure")
         sub_stream = self._classes[tlp.header[0]]
         sent = self._sent
-        if sub_stream == _PR:
+        if sub_stream == PR:
             if sent[0] >= 255 or sent[1] >= 255:
                 raise Misuse("the PR_Sent_Counters are full", remedy="send seal_sync() when sync_due says so")
             sent[0] += 1
             sent[1] += 1
             return sub_stream, self._tx_flags[0] | t_bit, 0
-        if sub_stream == _FORBIDDEN:
+        if sub_stream == FORBIDDEN:
             raise Misuse(f"a {tlp.type.name} may not travel on a Selective stream")
         value = sent[sub_stream - 1]
         sent[sub_stream - 1] = 0
@@ -268,7 +227,7 @@ class Stream:
 
     @property
     def sync_due(self) -> bool:
-        """Whether an IDE Sync must go out now."""
+        """Whether an IDE Sync, or on a stream that has them the escorts, must go out now."""
         return self._sent[0] >= SYNC_AT or self._sent[1] >= SYNC_AT
 
     def seal_sync(self, requester_id: int, destination: int | None, traffic_class: int = 0) -> bytes:
@@ -278,6 +237,16 @@ class Stream:
         self._sent = [0, 0]
         return frame
 
+    def seal_escorts(self, requester_id: int, destination: int | None, traffic_class: int = 0) -> list[bytes]:
+        """Protect one IDE Escort for NPR and one for CPL; each takes its counter along as a TLP of its sub-stream would."""
+        tlp, frames = ide_escort(requester_id, destination, traffic_class), []
+        for sub_stream in (SubStream.NPR, SubStream.CPL):
+            sent, self._sent[sub_stream - 1] = self._sent[sub_stream - 1], 0
+            prefix = bytes((PREFIX_TYPE, sent, self.settings.stream_id, self._tx_flags[sub_stream] | M_FLAG))
+            associated = associated_data(prefix, tlp)
+            frames.append(associated + self._tx[sub_stream].seal(b"", associated))
+        return frames
+
     # -- the receiver
 
     def open(self, frame: bytes) -> tuple[Tlp, bool]:
@@ -285,70 +254,49 @@ class Stream:
 
         Raises `IdeCheckFailed` (the stream has become Insecure), `PcrcCheckFailed` or `StaleKey` (the TLP is dropped).
         """
-        try:
-            part = self._admit(frame)
-            if not part.flags & M_FLAG:
-                raise IdeCheckFailed("M is clear on a unit of one TLP", "PCIe Base 6.33.6")
-            return self._finish([part])[0]
-        except IdeCheckFailed:
+        found = self.receive(frame)
+        if not found:
             self.fail()
-            raise
+            raise IdeCheckFailed("M is clear on a unit of one TLP", "PCIe Base 6.33.6")
+        return found[0]
 
     def receive(self, frame: bytes) -> list[tuple[Tlp, bool]]:
         """Take the next frame of the stream; give the TLPs that its MAC confirms, none while their unit is open.
 
         Raises as `open` does.
         """
+        if not self.secure:
+            raise Misuse(f"IDE stream {self.settings.stream_id} is Insecure")
         try:
-            part = self._admit(frame)
-            pending = self._pending[part.flags >> SUB_STREAM_SHIFT]
-            pending.append(part)
-            if part.flags & M_FLAG:
-                parts = list(pending)
+            part = parse(frame, self.settings, self._classes)
+            clear, _, flags, ciphertext, mac = part
+            sub_stream = flags >> SUB_STREAM_SHIFT
+            key_set = 1 if flags & K_FLAG else 0
+            if key_set != self._rx_set[sub_stream]:
+                self._follow_key_set(sub_stream, key_set)
+            self._count(sub_stream, frame[1])
+            pending = self._pending[sub_stream]
+            if not flags & M_FLAG:
+                pending.append(part)
+                if len(pending) >= MAX_UNIT:
+                    raise IdeCheckFailed(f"{MAX_UNIT} TLPs without a MAC", "PCIe Base 6.33.6")
+                return []
+            if pending:
+                found = self._finish([*pending, part])
                 pending.clear()
-                return self._finish(parts)
-            if len(pending) >= MAX_UNIT:
-                raise IdeCheckFailed(f"{MAX_UNIT} TLPs without a MAC", "PCIe Base 6.33.6")
-            return []
+            else:
+                found = [opened(part, self._decrypt(flags, ciphertext, mac, clear))]
+            for tlp, _ in found:
+                if is_message(tlp.header):
+                    self._synchronize(tlp)
+            return found
         except IdeCheckFailed:
             self.fail()
             raise
 
-    def _admit(self, frame: bytes) -> _Part:
-        if not self.secure:
-            raise Misuse(f"IDE stream {self.settings.stream_id} is Insecure")
-        part = self._parse(frame)
-        sub_stream = part.flags >> SUB_STREAM_SHIFT & 7
-        self._follow_key_set(sub_stream, int(part.flags & K_FLAG != 0))
-        self._count(sub_stream, frame[1])
-        return part
-
-    def _parse(self, frame: bytes) -> _Part:
-        if len(frame) < PREFIX_SIZE:
-            raise IdeCheckFailed("the prefix is cut short", "PCIe Base 6.33.5")
-        flags = frame[3] & 0x7F
-        at = PREFIX_SIZE
-        while at + 4 < len(frame) and 0x90 <= frame[at] <= 0x9F:
-            at += 4
-        try:
-            size, length = header_sizes(frame, at)
-        except DecodeError as error:
-            raise IdeCheckFailed(str(error), "PCIe Base 6.33.5") from None
-        if self._classes[frame[at]] != flags >> SUB_STREAM_SHIFT:
-            raise IdeCheckFailed("the TLP type may not travel on this sub-stream", "PCIe Base 6.33.4")
-        head = at + size
-        end = head + length + (PCRC_SIZE if flags & P_FLAG else 0)
-        if flags & P_FLAG and not (flags & M_FLAG and self.settings.pcrc):
-            raise IdeCheckFailed("P is set without M, or although PCRC is off", "PCIe Base 6.33.5")
-        if len(frame) != end + (MAC_SIZE if flags & M_FLAG else 0):
-            raise IdeCheckFailed(f"the frame has {len(frame)} bytes, its header says otherwise", "PCIe Base 6.33.5")
-        return _Part(frame[:head], at, flags, frame[head:end], frame[end:])
-
     def _follow_key_set(self, sub_stream: int, key_set: int) -> None:
-        """Accept the K bit: it may change only on the first TLP of a unit, to a ready set (PCIe Base 6.33.3)."""
+        """Accept a change of the K bit: only on the first TLP of a unit, to a ready set (PCIe Base 6.33.3)."""
         current = self._rx_set[sub_stream]
-        if key_set == current:
-            return
         slot = self._rx[key_set][sub_stream]
         if slot.state is SlotState.RETIRED:
             raise StaleKey("the TLP uses a key set that its sub-stream has left", "PCIe Base 6.33.3")
@@ -363,7 +311,7 @@ class Stream:
     def _count(self, sub_stream: int, carried: int) -> None:
         """Check that no TLP passed the Posted ones before it (PCIe Base 6.33.7)."""
         received = self._received
-        if sub_stream == _PR:
+        if sub_stream == PR:
             received[0] += 1
             received[1] += 1
             if received[0] >= INVOCATIONS or received[1] >= INVOCATIONS:
@@ -373,44 +321,37 @@ class Stream:
         if received[sub_stream - 1] < 0:
             raise IdeCheckFailed("a TLP overtook Posted TLPs, or they are lost", "PCIe Base 6.33.7")
 
-    def _finish(self, parts: list[_Part]) -> list[tuple[Tlp, bool]]:
-        last = parts[-1]
-        sub_stream = last.flags >> SUB_STREAM_SHIFT
-        slot = self._rx[last.flags & K_FLAG != 0][sub_stream]
-        ciphertext, clear = last.ciphertext, last.clear
-        if len(parts) > 1:
-            ciphertext = b"".join([part.ciphertext for part in parts])
-            clear = b"".join([part.clear for part in parts])
-            if len(ciphertext) > MAX_UNIT_PAYLOAD + PCRC_SIZE:
-                raise IdeCheckFailed("a unit carries more than 256 DW", "PCIe Base 6.33.6")
-        plaintext = slot.open(ciphertext, last.mac, clear)
+    def _decrypt(self, flags: int, ciphertext: bytes, mac: bytes, clear: bytes) -> bytes:
+        """Check and open a unit; `flags` are its last TLP's. Raises `IdeCheckFailed`, `PcrcCheckFailed`."""
+        slot = self._rx[1 if flags & K_FLAG else 0][flags >> SUB_STREAM_SHIFT]
+        plaintext = slot.open(ciphertext, mac, clear)
         if plaintext and self.settings.pcrc:
-            plaintext = _checked(plaintext, bool(last.flags & P_FLAG))
-        opened, at = [], 0
-        for part in parts[:-1]:
-            opened.append(part.opened(plaintext[at : at + len(part.ciphertext)]))
-            at += len(part.ciphertext)
-        opened.append(last.opened(plaintext[at:]))
-        for tlp, _ in opened:
-            if tlp.header[0] & 0xF8 == _MESSAGE:
-                self._synchronize(tlp)
-        return opened
+            plaintext = without_pcrc(plaintext, bool(flags & P_FLAG))
+        return plaintext
+
+    def _finish(self, parts: list[Part]) -> list[tuple[Tlp, bool]]:
+        ciphertext = b"".join([part[3] for part in parts])
+        if len(ciphertext) > MAX_UNIT_PAYLOAD + PCRC_SIZE:
+            raise IdeCheckFailed("a unit carries more than 256 DW", "PCIe Base 6.33.6")
+        _, _, flags, _, mac = parts[-1]
+        plaintext = self._decrypt(flags, ciphertext, mac, b"".join([part[0] for part in parts]))
+        found, at = [], 0
+        for part in parts:
+            size = len(part[3])
+            found.append(opened(part, plaintext[at : at + size]))
+            at += size
+        return found
 
     def _synchronize(self, tlp: Tlp) -> None:
-        """Take the counters of an IDE Sync off those received."""
+        """Take the counters of an IDE Sync off those received.
+
+        That is what lets TLPs pass Posted ones unseen: with a Sync held back, those after it rely on less than was sent.
+        """
         if tlp.header[7] != MessageCode.IDE_SYNC:
             return
+        if self.settings.escorts:
+            raise IdeCheckFailed("an IDE Sync on a stream that has escorts", "IDE TLP Reordering Enhancement")
         for index, carried in enumerate(sync_counters(tlp)):
             self._received[index] -= carried
             if self._received[index] < 0:
                 raise IdeCheckFailed("IDE Sync counts Posted TLPs that did not come", "PCIe Base 6.33.7")
-
-
-def _checked(plaintext: bytes, present: bool) -> bytes:
-    """Check and remove the PCRC. Raises `PcrcCheckFailed`."""
-    if not present:
-        raise PcrcCheckFailed("the PCRC is missing", "PCIe Base 6.33.5")
-    data = plaintext[:-PCRC_SIZE]
-    if pcrc(data) != plaintext[-PCRC_SIZE:]:
-        raise PcrcCheckFailed("the PCRC is wrong", "PCIe Base 6.33.5")
-    return data

@@ -10,7 +10,7 @@ import hmac
 import zlib
 from enum import Enum
 
-from teeio.crypto.aead import AeadKey
+from teeio.crypto.aead import TAG_SIZE, AeadKey
 from teeio.crypto.algorithms import Aead
 from teeio.errors import Misuse, PeerViolation
 from teeio.pcie.tlp import Tlp
@@ -21,6 +21,8 @@ PCRC_SIZE = 4
 FIRST_INVOCATION = 1
 INVOCATIONS = 1 << 64
 _SUITE = Aead.AES_256_GCM
+_MAC_END = MAC_SIZE - TAG_SIZE
+"""Where the MAC ends in a cipher's output, whose tag is longer: from the end."""
 
 
 class IdeCheckFailed(PeerViolation):
@@ -96,7 +98,7 @@ class KeySlot:
     def seal(self, plaintext: bytes, associated: bytes) -> bytes:
         """Encrypt one unit; give ciphertext and the 96-bit MAC, the tag's first bytes."""
         key, iv = self._next()
-        return key.seal(iv, plaintext, associated)[: MAC_SIZE - 16]
+        return key.seal(iv, plaintext, associated)[:_MAC_END]
 
     def open(self, ciphertext: bytes, mac: bytes, associated: bytes) -> bytes:
         """Decrypt one unit. Raises `IdeCheckFailed`."""
@@ -104,7 +106,7 @@ class KeySlot:
         # An AEAD interface wants all 128 bits of a tag. In counter mode sealing the ciphertext gives the plaintext
         # back, and sealing that gives the tag whose first 96 bits to compare: two fast calls instead of one slow
         # cipher context.
-        plaintext = key.seal(iv, ciphertext, b"")[:-16] if ciphertext else b""
-        if not hmac.compare_digest(key.seal(iv, plaintext, associated)[-16 : MAC_SIZE - 16], mac):
+        plaintext = key.seal(iv, ciphertext, b"")[:-TAG_SIZE] if ciphertext else b""
+        if not hmac.compare_digest(key.seal(iv, plaintext, associated)[-TAG_SIZE:_MAC_END], mac):
             raise IdeCheckFailed("the MAC does not verify", "PCIe Base 6.33.5")
         return plaintext

@@ -3,65 +3,33 @@
 The port picks the stream of a TLP, seals and opens, sends IDE Sync when it is due, and turns a stream Insecure when a
 rule is broken: keys erased, status register and AER bit set, IDE Fail to the partner, callback to the owner.
 
-A key that was installed once at a port is never installed again there, in whatever slot: with the slots' counters
-that makes a second use of a key and IV impossible. The digests of used keys are kept until a conventional reset.
-
-Left out: Flow-Through (there are no switches here), Configuration requests on a Selective stream at an endpoint,
-segments.
+Left out: Configuration requests on a Selective stream at an endpoint, segments. Flow-Through is the switch's.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
 from typing import NamedTuple
 
 from teeio.errors import DecodeError
-from teeio.observe import Observer, Refused, StateChanged, ignore
-from teeio.pcie.address import AddressRange
+from teeio.observe import Observer, Refused, ignore
 from teeio.pcie.capabilities.aer import AerCapability, Uncorrectable
-from teeio.pcie.capabilities.ide import SECURE, IdeCapability, StreamBlock
-from teeio.pcie.ide import Direction, KeySet, Stream, StreamSettings
-from teeio.pcie.ide_key import FIRST_INVOCATION, KEY_SIZE, IdeCheckFailed, PcrcCheckFailed, SlotState, StaleKey
+from teeio.pcie.capabilities.ide import IdeCapability
+from teeio.pcie.ide import MAX_UNIT_PAYLOAD
+from teeio.pcie.ide_association import BoundStream
+from teeio.pcie.ide_key import IdeCheckFailed, PcrcCheckFailed, StaleKey
+from teeio.pcie.ide_keyed import KeyedStreams
 from teeio.pcie.ide_tlp import PREFIX_SIZE, failed_stream, ide_fail, is_ide, message_code
+from teeio.pcie.ide_vocabulary import InsecureCause, ProgramResult
+from teeio.pcie.link_rules import CLOSED, LinkRules
 from teeio.pcie.registers import Register
-from teeio.pcie.tlp import MessageCode, SubStream, Tlp, TlpType
+from teeio.pcie.tlp import MessageCode, Tlp, TlpType
 
-MAX_KEYS = 1 << 16
-"""Keys that a port takes between two conventional resets: its memory of used keys is bounded."""
+__all__ = ["IdePort", "InsecureCause", "ProgramResult", "Received"]
 
-
-class InsecureCause(Enum):
-    """Why a stream left Secure."""
-
-    DISABLED = "enable bit cleared"
-    CHECK_FAILED = "IDE check failed"
-    FAIL_RECEIVED = "IDE Fail received"
-    RECONFIGURED = "reconfigured while enabled"
-    BAD_SETTINGS = "enabled without a valid RID association or with an unknown algorithm"
-    RESET = "reset"
-    FUNCTION_RESET = "reset of the function that holds the IDE registers"
-    ORDERED = "ordered by the device"
-
-
-_NO_REUSE = "no key and IV twice (PCIe Base 6.33.5)"
 _SYNC_FORM = "an IDE Sync is always an IDE TLP (PCIe Base 6.33.7)"
 _INSECURE = "an Insecure stream carries nothing (PCIe Base 6.33.3)"
 _NO_MESSAGE = {InsecureCause.DISABLED, InsecureCause.FAIL_RECEIVED, InsecureCause.RESET}
-
-
-class ProgramResult(Enum):
-    """What became of a key; only OK installed it."""
-
-    OK = "installed"
-    UNKNOWN_STREAM = "no stream block has this Stream ID"
-    BAD_KEY = "the key has the wrong size"
-    BAD_IFV = "the initial invocation field must be 1"
-    IN_USE = "the slot is in use"
-    KEY_REUSED = "the key was installed before"
-    TOO_MANY_KEYS = "the port remembers no more used keys until the next conventional reset"
 
 
 class Received(NamedTuple):
@@ -77,43 +45,7 @@ class Received(NamedTuple):
     admitted: bool = True
 
 
-@dataclass(slots=True)
-class _Bound:
-    """A stream, its registers, and the associations sampled when it was enabled."""
-
-    block: StreamBlock
-    stream: Stream = field(default_factory=Stream)
-    rids: range | None = None
-    addresses: list[AddressRange] = field(default_factory=list)
-    default: bool = False
-    tee_limited: bool = False
-    configuration: bool = False
-    traffic_class: int = 0
-
-    @property
-    def id(self) -> int:
-        return self.stream.settings.stream_id if self.stream.enabled else self.block.field("stream_id")
-
-    def serves(self, tlp: Tlp) -> bool:
-        """Tell whether the associations name this TLP's destination (PCIe Base 6.33.4)."""
-        kind, rids = tlp.type, self.rids or range(0)
-        if kind.is_completion:
-            return tlp.requester_id in rids
-        if kind in (TlpType.CFGRD1, TlpType.CFGWR1):
-            return self.configuration and tlp.configuration().target_id in rids
-        if kind in (TlpType.MSG_ID, TlpType.MSGD_ID):
-            return int.from_bytes(tlp.header[8:10], "big") in rids
-        if kind.is_message or not kind.value.selective:
-            return False
-        address = tlp.memory().address
-        return any(associated.holds(address) for associated in self.addresses)
-
-
-_DEFAULT_TYPES = {TlpType.MRD, TlpType.MRDLK, TlpType.MWR, TlpType.DMWR, TlpType.FETCH_ADD, TlpType.SWAP, TlpType.CAS}
-_DEFAULT_TYPES |= {TlpType.MSG_ROOT, TlpType.MSGD_ROOT}
-
-
-class IdePort:
+class IdePort(KeyedStreams):
     """The streams of one port; without a capability it has none and carries plain TLPs only.
 
     `emit` sends a frame on the link; `requester_id` names the function that holds the capability; `on_insecure` hears
@@ -132,24 +64,26 @@ class IdePort:
         on_insecure: Callable[[int, InsecureCause], None] | None = None,
         name: str = "port",
         observer: Observer = ignore,
+        rules: LinkRules = CLOSED,
     ) -> None:
+        super().__init__(capability, name, observer)
         self.capability = capability
-        self.name = name
         self.on_insecure = on_insecure
         self._emit = emit
         self._requester_id = requester_id
         self._aer = aer
         self._checks_all_rids = checks_all_rids
-        self._observer = observer
-        self._used_keys: set[bytes] = set()
-        self._bound = [_Bound(block) for block in capability.streams] if capability else []
+        self._rules = rules
+        self._aggregates = False
+        self._selective = [bound for bound in self._bound if bound.block.selective]
+        self._link = [bound for bound in self._bound if not bound.block.selective]
         for bound in self._bound:
             for register in bound.block.registers():
                 bound.block.block.watch(register, self._watcher(bound))
 
     # -- what the registers say
 
-    def _watcher(self, bound: _Bound) -> Callable[[Register, int, int], None]:
+    def _watcher(self, bound: BoundStream) -> Callable[[Register, int, int], None]:
         def written(register: Register, old: int, new: int) -> None:
             if register is not bound.block.control:
                 if bound.stream.enabled and old != new:
@@ -159,7 +93,7 @@ class IdePort:
 
         return written
 
-    def _control_written(self, bound: _Bound, old: int, new: int) -> None:
+    def _control_written(self, bound: BoundStream, old: int, new: int) -> None:
         register = bound.block.control
         was, now = register.get(old, "enable"), register.get(new, "enable")
         if now and not was:
@@ -172,104 +106,17 @@ class IdePort:
         elif register.get(old, "stream_id") != register.get(new, "stream_id"):
             bound.stream.erase()
 
-    def _enable(self, bound: _Bound) -> None:
-        block = bound.block
-        counts = [1 << block.field(name) for name in ("pr_aggregation", "npr_aggregation", "cpl_aggregation")]
-        bound.rids, bound.addresses = block.rid_range(), block.address_ranges()
-        bound.default, bound.tee_limited = bool(block.field("default")), bool(block.field("tee_limited"))
-        bound.configuration, bound.traffic_class = bool(block.field("configuration")), block.field("traffic_class")
-        bound.stream.enable(
-            StreamSettings(
-                block.field("stream_id"), block.selective, bool(block.field("pcrc")), (counts[0], counts[1], counts[2])
-            )
-        )
-        if (block.selective and bound.rids is None) or block.field("algorithm"):
+    def _enable(self, bound: BoundStream) -> None:
+        if not bound.enable(self._rules):
             self._insecure(bound, InsecureCause.BAD_SETTINGS)
+        self._aggregates = any(max(one.stream.settings.aggregation) > 1 for one in self._bound)
         self._show(bound, "enabled")
 
-    def _show(self, bound: _Bound, cause: str) -> None:
-        """Bring the status register up to date and tell of a change."""
-        state = SECURE if bound.stream.secure else 0
-        before = bound.block.block.get(bound.block.status, "state")
-        bound.block.block.set(bound.block.status, state=state)
-        if state != before:
-            names = {0: "Insecure", SECURE: "Secure"}
-            subject = f"IDE stream {bound.id} at {self.name}"
-            self._observer(StateChanged(subject, names[before], names[state], cause))
+    # -- errors and state
 
-    # -- keys and state, for IDE_KM and TDISP
-
-    def _named(self, stream_id: int) -> _Bound | None:
-        """Find a stream by its ID; of several an enabled one, then one with a valid RID association."""
-        found = [bound for bound in self._bound if bound.id == stream_id]
-        found.sort(key=lambda bound: (not bound.stream.enabled, bound.block.rid_range() is None))
-        return found[0] if found else None
-
-    def program(
-        self, stream_id: int, key_set: KeySet, direction: Direction, sub_stream: SubStream, key: bytes, ifv: int
-    ) -> ProgramResult:
-        """Install a key (KEY_PROG); `direction` is as this port sees it. Anything but OK installed nothing."""
-        bound = self._named(stream_id)
-        if bound is None:
-            return ProgramResult.UNKNOWN_STREAM
-        if len(key) != KEY_SIZE:
-            return ProgramResult.BAD_KEY
-        if ifv != FIRST_INVOCATION:
-            return ProgramResult.BAD_IFV
-        digest = hashlib.sha256(key).digest()[:16]
-        if self.was_used(digest):
-            self._observer(Refused(self.name, f"a key for IDE stream {stream_id}", _NO_REUSE))
-            return ProgramResult.KEY_REUSED
-        if len(self._used_keys) >= MAX_KEYS:
-            return ProgramResult.TOO_MANY_KEYS
-        if not bound.stream.program(key_set, direction, sub_stream, key):
-            return ProgramResult.IN_USE
-        self._used_keys.add(digest)
-        return ProgramResult.OK
-
-    def was_used(self, digest: bytes) -> bool:
-        """Tell whether the key with this digest was installed before: under it IVs would come twice."""
-        return digest in self._used_keys
-
-    def set_go(self, stream_id: int, key_set: KeySet, direction: Direction, sub_stream: SubStream) -> bool:
-        """Let a key be used (K_SET_GO); False if there is no such stream or key."""
-        bound = self._named(stream_id)
-        if bound is None or not bound.stream.set_go(key_set, direction, sub_stream):
-            return False
-        self._show(bound, "keys in use")
-        return True
-
-    def set_stop(self, stream_id: int, key_set: KeySet, direction: Direction, sub_stream: SubStream) -> bool:
-        """Erase a key (K_SET_STOP); False if there is no such stream."""
-        bound = self._named(stream_id)
-        if bound is None:
-            return False
-        bound.stream.set_stop(key_set, direction, sub_stream)
-        return True
-
-    def slot_state(self, stream_id: int, key_set: KeySet, direction: Direction, sub_stream: SubStream) -> SlotState:
-        """Tell what the slot that `program` would fill holds; EMPTY if there is no such stream."""
-        bound = self._named(stream_id)
-        return bound.stream.slot(key_set, direction, sub_stream).state if bound else SlotState.EMPTY
-
-    def block(self, stream_id: int) -> StreamBlock | None:
-        """Find the registers of the stream that `program` would address."""
-        bound = self._named(stream_id)
-        return bound.block if bound else None
-
-    def is_secure(self, stream_id: int) -> bool:
-        """Tell whether the stream is Secure."""
-        bound = self._named(stream_id)
-        return bound is not None and bound.stream.secure
-
-    def keyed(self, stream_id: int) -> bool:
-        """Tell whether one key set of the stream holds all six keys."""
-        bound = self._named(stream_id)
-        return bound is not None and bound.stream.keyed()
-
-    def default_stream(self) -> int | None:
-        """Give the ID of the enabled Default Stream."""
-        return next((bound.id for bound in self._bound if bound.stream.enabled and bound.default), None)
+    def misrouted(self, frame: bytes, why: str) -> None:
+        """Report an IDE TLP that may not go where it would; the stream, if there is one, stays as it is (6.33.8)."""
+        self._record(Uncorrectable.MISROUTED_IDE_TLP, frame[PREFIX_SIZE : PREFIX_SIZE + 16], why)
 
     def make_insecure(self, stream_id: int, cause: InsecureCause = InsecureCause.ORDERED) -> None:
         """Turn a stream Insecure and erase its keys: session ended, debug on, function reset."""
@@ -294,7 +141,7 @@ class IdePort:
         if conventional:
             self._used_keys.clear()
 
-    def _insecure(self, bound: _Bound, cause: InsecureCause, why: str = "") -> None:
+    def _insecure(self, bound: BoundStream, cause: InsecureCause, why: str = "") -> None:
         # A stream that failed its own check has erased its keys already; the register still says Secure.
         was_secure = bound.stream.secure or bool(bound.block.block.get(bound.block.status, "state"))
         bound.stream.fail()
@@ -306,7 +153,7 @@ class IdePort:
         if self.on_insecure is not None:
             self.on_insecure(bound.id, cause)
 
-    def _send_fail(self, bound: _Bound) -> None:
+    def _send_fail(self, bound: BoundStream) -> None:
         destination = bound.rids.start if bound.rids else None
         if destination is None and bound.block.selective:
             return
@@ -327,23 +174,29 @@ class IdePort:
 
     # -- the transmitter
 
+    @property
+    def links_enabled(self) -> bool:
+        """Whether a Link stream is enabled, which takes what no Selective stream does."""
+        return bool(self._link) and any(bound.stream.enabled for bound in self._link)
+
     def select(self, tlp: Tlp, t_bit: bool = False) -> int | None:
         """Give the ID of the stream that a TLP to send belongs to; None if it goes without IDE."""
         bound = self._select(tlp, t_bit)
         return bound.id if bound else None
 
-    def _select(self, tlp: Tlp, t_bit: bool) -> _Bound | None:
-        usable = [bound for bound in self._bound if bound.stream.enabled and (t_bit or not bound.tee_limited)]
-        selective = [bound for bound in usable if bound.block.selective]
-        if tlp.type.value.selective:
+    def _select(self, tlp: Tlp, t_bit: bool) -> BoundStream | None:
+        if tlp.type.selective:
+            selective = [bound for bound in self._selective if bound.takes(t_bit)]
             for bound in selective:
                 if bound.serves(tlp):
                     return bound
             for bound in selective:
-                if bound.default and tlp.type in _DEFAULT_TYPES:
+                if bound.takes_by_default(tlp):
                     return bound
-        links = (bound for bound in usable if not bound.block.selective and bound.traffic_class == tlp.traffic_class)
-        return next(links, None)
+        for bound in self._link:
+            if bound.takes(t_bit) and bound.traffic_class == tlp.traffic_class:
+                return bound
+        return None
 
     def transmit(self, tlp: Tlp, t_bit: bool = False, stream_id: int | None = None) -> bool:
         """Send a TLP, on its stream if it has one; `stream_id` overrides the associations.
@@ -374,9 +227,37 @@ class IdePort:
         for frame in frames:
             self._emit(frame)
         if bound.stream.secure and bound.stream.sync_due:
-            destination = bound.rids.start if bound.rids else None
-            self._emit(bound.stream.seal_sync(self._requester_id(), destination, bound.traffic_class))
+            self._synchronize(bound)
         return True
+
+    def transmit_run(self, tlps: Sequence[Tlp], t_bit: bool = False, stream_id: int | None = None) -> bool:
+        """Send TLPs of one sub-stream one after the other, in units as large as their streams have; as `transmit` otherwise."""
+        at = 0
+        while at < len(tlps):
+            size = self._unit(tlps, at, t_bit, stream_id) if self._aggregates else 1
+            if not self.transmit_unit(tlps[at : at + size], t_bit, stream_id):
+                return False
+            at += size
+        return True
+
+    def _unit(self, tlps: Sequence[Tlp], at: int, t_bit: bool, stream_id: int | None) -> int:
+        """Give how many TLPs from `at` on can be one unit: of one stream, no more than it sends, with payload that fits."""
+        bound = self._select(tlps[at], t_bit) if stream_id is None else self._named(stream_id)
+        limit = bound.stream.settings.aggregation[tlps[at].sub_stream] if bound else 1
+        size = payload = 0
+        for tlp in tlps[at : at + limit]:
+            payload += len(tlp.payload)
+            if size and (payload > MAX_UNIT_PAYLOAD or (stream_id is None and self._select(tlp, t_bit) is not bound)):
+                break
+            size += 1
+        return size
+
+    def _synchronize(self, bound: BoundStream) -> None:
+        """Tell the partner how many Posted TLPs went, before the counters are full."""
+        stream = bound.stream
+        whose = self._requester_id(), bound.rids.start if bound.rids else None, bound.traffic_class
+        for frame in stream.seal_escorts(*whose) if stream.settings.escorts else [stream.seal_sync(*whose)]:
+            self._emit(frame)
 
     def transmit_plain(self, tlp: Tlp) -> bool:
         """Send a TLP without IDE whatever the associations say: a completion to a request that came without."""
@@ -388,29 +269,28 @@ class IdePort:
     def receive(self, frame: bytes) -> list[Received]:
         """Take a frame from the link; give the TLPs for the transaction layer. No frame makes it raise."""
         try:
+            if not is_ide(frame):
+                tlp = Tlp.decode(frame)
+                consumed = tlp.type.is_message and self._consumed(tlp, protected=False)
+                return [] if consumed else [Received(tlp)]
             return list(self._receive(frame))
         except DecodeError as error:
             self._record(Uncorrectable.MALFORMED_TLP, frame[:16], str(error))
             return []
 
     def _receive(self, frame: bytes) -> Iterator[Received]:
-        if not is_ide(frame):
-            tlp = Tlp.decode(frame)
-            if not self._consumed(tlp, protected=False):
-                yield Received(tlp)
-            return
         if len(frame) < PREFIX_SIZE:
             raise DecodeError("IdePrefix", "(end)", len(frame), "the prefix is cut short")
         bound = next((bound for bound in self._bound if bound.stream.enabled and bound.id == frame[2]), None)
         if bound is None:
-            self._record(Uncorrectable.MISROUTED_IDE_TLP, frame[4:20], f"IDE TLP of unknown stream {frame[2]}")
+            self.misrouted(frame, f"IDE TLP of unknown stream {frame[2]}")
             return
         for tlp, t_bit in self._open(bound, frame):
             tlp.check()
             if not self._consumed(tlp, protected=True):
                 yield Received(tlp, t_bit, bound.id, self._admits(bound, tlp))
 
-    def _open(self, bound: _Bound, frame: bytes) -> list[tuple[Tlp, bool]]:
+    def _open(self, bound: BoundStream, frame: bytes) -> list[tuple[Tlp, bool]]:
         if not bound.stream.secure:
             self._observer(Refused(self.name, f"IDE TLP of stream {bound.id}", _INSECURE))
             return []
@@ -428,9 +308,11 @@ class IdePort:
     def _consumed(self, tlp: Tlp, *, protected: bool) -> bool:
         """Act on the messages that are IDE's own business."""
         code = message_code(tlp)
-        if code == MessageCode.IDE_SYNC:
+        if code is None or self._is_for_another(tlp):
+            return False
+        if code in (MessageCode.IDE_SYNC, MessageCode.IDE_ESCORT):
             if not protected:
-                self._observer(Refused(self.name, "IDE Sync without IDE", _SYNC_FORM))
+                self._observer(Refused(self.name, f"{MessageCode(code).name} without IDE", _SYNC_FORM))
             return True
         if code != MessageCode.IDE_FAIL:
             return False
@@ -441,7 +323,12 @@ class IdePort:
                 self._insecure(bound, InsecureCause.FAIL_RECEIVED)
         return True
 
-    def _admits(self, bound: _Bound, tlp: Tlp) -> bool:
+    def _is_for_another(self, tlp: Tlp) -> bool:
+        """Tell whether a message is routed by ID, to another function than the one with this port's registers."""
+        routed = tlp.type in (TlpType.MSG_ID, TlpType.MSGD_ID)
+        return routed and int.from_bytes(tlp.header[8:10], "big") != self._requester_id()
+
+    def _admits(self, bound: BoundStream, tlp: Tlp) -> bool:
         """Tell whether requester or completer belongs to the partner port (PCIe Base 6.33.4)."""
         if not bound.block.selective or (bound.default and not self._checks_all_rids):
             return True

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import TypeAlias
+from functools import lru_cache
+from typing import Protocol, TypeAlias
 
 from teeio.errors import Misuse
-from teeio.observe import Observer, TlpMoved, ignore
+from teeio.observe import Observer, TlpMoved, heard, ignore
+from teeio.pcie.address import Bdf
 from teeio.pcie.ide_tlp import PREFIX_SIZE, T_FLAG, is_ide
+from teeio.pcie.seams import ConfigAccess
 from teeio.pcie.tlp import TYPES
 
 
@@ -34,8 +37,25 @@ class LinkEnd:
         self.name = name
         self.receiver: Callable[[bytes], None] | None = None
         self.on_down: Callable[[], None] | None = None
+        self.access: Callable[[Bdf], ConfigAccess | None] | None = None
+        """Set by a port that lets configuration requests without IDE be served past it: gives who serves a function."""
         self._link = link
         self._way = way
+
+    @property
+    def up(self) -> bool:
+        """Whether the link is up and has a port at its other end."""
+        other = self._link.bottom if self._way is Way.DOWN else self._link.top
+        return self._link.up and other.receiver is not None
+
+    def beyond(self, function: Bdf) -> ConfigAccess | None:
+        """Give who serves configuration requests to a function at the other end; None if they must go as TLPs.
+
+        They need not where nobody could tell the difference: nobody tampers with the link, nobody listens.
+        """
+        link = self._link
+        access = (link.bottom if self is link.top else link.top).access
+        return access(function) if access is not None and link.quiet else None
 
     def send(self, frame: bytes) -> None:
         """Send a frame to the other end."""
@@ -59,9 +79,17 @@ class Link:
         self.observer = observer
         self.up = True
 
+    @property
+    def quiet(self) -> bool:
+        """Whether the link is up and nobody tampers with it or hears what crosses it."""
+        return self.up and self.tamper is None and not heard(self.observer)
+
     def carry(self, frame: bytes, way: Way) -> None:
         """Take a frame past whoever sits on the link to its receiver."""
-        arriving: bytes | list[bytes] | None = frame if self.tamper is None else self.tamper(frame, way)
+        if self.tamper is None:
+            self.inject(frame, way)
+            return
+        arriving = self.tamper(frame, way)
         if arriving is None:
             return
         for one in [arriving] if isinstance(arriving, bytes) else arriving:
@@ -74,7 +102,7 @@ class Link:
         source, target = (self.top, self.bottom) if way is Way.DOWN else (self.bottom, self.top)
         if target.receiver is None:
             raise Misuse(f"nothing is attached to the {target.name} end of the link")
-        if self.observer is not ignore:
+        if heard(self.observer):
             self.observer(described(frame, source.name, target.name))
         target.receiver(frame)
 
@@ -90,13 +118,35 @@ class Link:
         self.up = True
 
 
+class Attachable(Protocol):
+    """A port that can stand at an end of a link."""
+
+    name: str
+
+    def attach(self, end: LinkEnd) -> None:
+        """Put the port at an end of a link."""
+
+
+def join(top: Attachable, bottom: Attachable, *, tamper: Tamper | None = None, observer: Observer = ignore) -> Link:
+    """Join two ports by a link; `top` is nearer to the root complex."""
+    link = Link(top.name, bottom.name, tamper=tamper, observer=observer)
+    top.attach(link.top)
+    bottom.attach(link.bottom)
+    return link
+
+
 def described(frame: bytes, source: str, target: str) -> TlpMoved:
     """Say what a frame is, whatever its bytes are."""
     at = 0
     while at + 4 < len(frame) and frame[at] & 0xF0 == 0x90:
         at += PREFIX_SIZE
-    kind = TYPES.get(frame[at]) if at < len(frame) else None
-    protection = "plain"
-    if is_ide(frame) and len(frame) >= PREFIX_SIZE:
-        protection = f"IDE T={frame[3] & T_FLAG}"
-    return TlpMoved(source, target, kind.value.label if kind else "unknown", protection, len(frame))
+    first_byte = frame[at] if at < len(frame) else None
+    t_bit = frame[3] & T_FLAG if is_ide(frame) and len(frame) >= PREFIX_SIZE else None
+    return _moved(source, target, first_byte, t_bit, len(frame))
+
+
+@lru_cache(maxsize=1024)
+def _moved(source: str, target: str, first_byte: int | None, t_bit: int | None, size: int) -> TlpMoved:
+    kind = None if first_byte is None else TYPES.get(first_byte)
+    protection = "plain" if t_bit is None else f"IDE T={t_bit}"
+    return TlpMoved(source, target, kind.label if kind else "unknown", protection, size)

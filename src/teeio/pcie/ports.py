@@ -23,8 +23,10 @@ from teeio.pcie.capabilities.msix import MsixMessage
 from teeio.pcie.config_space import ConfigSpace, all_ones
 from teeio.pcie.ide_port import IdePort, InsecureCause, Received
 from teeio.pcie.link import LinkEnd
-from teeio.pcie.seams import DONE, TIMED_OUT, UNSUPPORTED, ConfigAccess, Dma, Reply
+from teeio.pcie.link_rules import CLOSED, LinkRules
+from teeio.pcie.seams import DONE, TIMED_OUT, UNSUPPORTED, ConfigAccess, Dma, Reply, TranslationAgent
 from teeio.pcie.tlp import (
+    PAGE,
     CompletionStatus,
     SubStream,
     Tlp,
@@ -43,7 +45,10 @@ from teeio.pcie.transfer import (
     completions,
     pieces,
     refusal,
+    serve_configuration,
 )
+from teeio.pcie.translation import is_translation_request
+from teeio.pcie.translation_service import TranslatedDma, concerns_translation, serve_translation
 
 
 class Endpoint(ConfigAccess, Protocol):
@@ -51,6 +56,10 @@ class Endpoint(ConfigAccess, Protocol):
 
     def receive(self, tlp: Tlp, t_bit: bool, stream_id: int | None) -> Reply:
         """Take a memory request or a message; the reply to a read has the bytes that `tlp.memory().span` names."""
+        ...
+
+    def renumber(self, bus: int) -> None:
+        """Take another bus number (PCIe Base 2.2.6.2): the port is told by its `function`."""
         ...
 
 
@@ -74,12 +83,13 @@ class Port(ABC):
         checks_all_rids: bool,
         on_insecure: Callable[[int, InsecureCause], None] | None,
         observer: Observer,
+        rules: LinkRules,
     ) -> None:
         self.name = name
         self.function = function
         self.config = config
         self.observer = observer
-        self.requester = Requester()
+        self.requester = Requester(quarantines_tags=rules.quarantines_tags)
         self.aer = config.find(AerCapability)
         self.express = config.find(ExpressCapability)
         self.ide = IdePort(
@@ -91,6 +101,7 @@ class Port(ABC):
             on_insecure=on_insecure,
             name=name,
             observer=observer,
+            rules=rules,
         )
         self._end: LinkEnd | None = None
 
@@ -137,13 +148,14 @@ class Port(ABC):
 
     def _route(self, received: Received) -> None:
         tlp = received.tlp
-        if tlp.type.is_completion:
+        kind = tlp.type
+        if kind.is_completion:
             self._completed(received)
             return
         reply = self._serve(tlp, received.t_bit, received.stream_id) if received.admitted else UNSUPPORTED
         if not reply.ok:
-            self._note(_ERRORS.get(reply.status, Uncorrectable.UNSUPPORTED_REQUEST), tlp.type.value.label, tlp.header)
-        if tlp.sub_stream is SubStream.NPR:
+            self._note(_ERRORS.get(reply.status, Uncorrectable.UNSUPPORTED_REQUEST), kind.label, tlp.header)
+        if kind.sub_stream is SubStream.NPR:
             self._answer(received, reply)
 
     @abstractmethod
@@ -160,8 +172,11 @@ class Port(ABC):
             answers = [completion(completer_id, tlp.requester_id, tlp.header[6], reply.data)]
         else:
             answers = [refusal(tlp, completer_id, reply.status)]
+        if received.stream_id is not None:
+            self.ide.transmit_run(answers, received.t_bit, received.stream_id)
+            return
         for answer in answers:
-            self._send(answer, received.t_bit, received.stream_id)
+            self.ide.transmit_plain(answer)
 
     def _completed(self, received: Received) -> None:
         verdict = self.requester.complete(received)
@@ -191,10 +206,23 @@ class Port(ABC):
             address,
             stream_id,
             lambda tag: self._send(request.with_tag(tag), t_bit, stream_id),
+            needs_t=t_bit and is_translation_request(request),
         )
         if reply is TIMED_OUT:
             self._note(Uncorrectable.COMPLETION_TIMEOUT, request.type.value.label, request.header)
         return reply
+
+    def exchange(self, request: Tlp, size: int, address: int, t_bit: bool, stream_id: int | None) -> Reply:
+        """Send a non-posted request; give what its completions bring."""
+        return self._transfer(request, size, address, t_bit, stream_id)
+
+    def post(self, tlp: Tlp, t_bit: bool, stream_id: int | None) -> bool:
+        """Send a posted request; no `stream_id` leaves the stream to the associations. False if it was not sent."""
+        return self.ide.transmit(tlp, t_bit, stream_id)
+
+    def answer(self, tlp: Tlp, t_bit: bool, stream_id: int | None) -> bool:
+        """Send a message that answers another, the way that came: on its stream, or without IDE."""
+        return self._send(tlp, t_bit, stream_id)
 
     def read(self, requester_id: int, address: int, size: int, t_bit: bool, stream_id: int | None) -> Reply:
         """Read memory beyond the link; the first piece that fails ends it."""
@@ -213,11 +241,11 @@ class Port(ABC):
         self, requester_id: int, address: int, data: bytes, t_bit: bool, stream_id: int | None
     ) -> CompletionStatus:
         """Write memory beyond the link; SC says that it was sent, UR that this port did not send it."""
-        for at, part in pieces(address, len(data), self.max_payload):
-            tlp = memory_write(requester_id, 0, at, data[at - address : at - address + part])
-            if not self.ide.transmit(tlp, t_bit, stream_id):
-                return CompletionStatus.UR
-        return CompletionStatus.SC
+        tlps = [
+            memory_write(requester_id, 0, at, data[at - address : at - address + part])
+            for at, part in pieces(address, len(data), self.max_payload)
+        ]
+        return CompletionStatus.SC if self.ide.transmit_run(tlps, t_bit, stream_id) else CompletionStatus.UR
 
 
 _ERRORS = {
@@ -238,36 +266,44 @@ class EndpointPort(Port):
         on_insecure: Callable[[int, InsecureCause], None] | None = None,
         name: str = "endpoint",
         observer: Observer = ignore,
+        rules: LinkRules = CLOSED,
     ) -> None:
-        super().__init__(name, function, config, checks_all_rids=False, on_insecure=on_insecure, observer=observer)
+        super().__init__(
+            name,
+            function,
+            config,
+            checks_all_rids=False,
+            on_insecure=on_insecure,
+            observer=observer,
+            rules=rules,
+        )
         self.endpoint = endpoint
+        self.translated = TranslatedDma(self)
+
+    def attach(self, end: LinkEnd) -> None:
+        """Put the port at an end of a link."""
+        super().attach(end)
+        end.access = self._access
+
+    def _access(self, function: Bdf) -> ConfigAccess | None:
+        """Give who serves configuration requests to a function, unless one would tell the device its bus number."""
+        own = self.function
+        return self.endpoint if function.bus == own.bus and function.segment == own.segment else None
 
     def _serve(self, tlp: Tlp, t_bit: bool, stream_id: int | None) -> Reply:
-        if tlp.type in (TlpType.CFGRD0, TlpType.CFGRD1):
-            return self._config_read(tlp)
-        if tlp.type in (TlpType.CFGWR0, TlpType.CFGWR1):
-            return self._config_write(tlp)
+        if tlp.type.is_configuration:
+            return self._configure(tlp)
         return self.endpoint.receive(tlp, t_bit, stream_id)
 
-    def _config_read(self, tlp: Tlp) -> Reply:
-        header = tlp.configuration()
-        function = Bdf.of(header.target_id, self.function.segment)
-        word = 0
-        for start, size in _enabled(header.first_be):
-            value = self.endpoint.config_read(function, 4 * header.register + start, size)
-            if value is None:
-                return UNSUPPORTED
-            word |= value << 8 * start
-        return Reply(CompletionStatus.SC, word.to_bytes(4, "little"), header.target_id)
-
-    def _config_write(self, tlp: Tlp) -> Reply:
-        header = tlp.configuration()
-        function = Bdf.of(header.target_id, self.function.segment)
-        for start, size in _enabled(header.first_be):
-            value = int.from_bytes(tlp.payload[start : start + size], "little")
-            if not self.endpoint.config_write(function, 4 * header.register + start, size, value):
-                return UNSUPPORTED
-        return DONE._replace(completer_id=header.target_id)
+    def _configure(self, tlp: Tlp) -> Reply:
+        """Serve a configuration request; one of Type 0 finds its target whatever the bus, and a write gives it the number."""
+        bus = tlp.configuration().target_id >> 8
+        if bus != self.function.bus and tlp.type.is_type_0:
+            if tlp.type is TlpType.CFGWR0:
+                self.endpoint.renumber(bus)
+            else:
+                tlp = tlp.on_bus(self.function.bus)
+        return serve_configuration(self.endpoint, tlp, self.function.segment)
 
     def dma_read(self, requester_id: int, address: int, size: int, t_bit: bool, stream_id: int | None = None) -> Reply:
         """Read host memory; all of it or the status of the first piece that failed."""
@@ -286,17 +322,6 @@ class EndpointPort(Port):
         self.dma_write(function.requester_id, message.address, message.data.to_bytes(4, "little"), t_bit, stream_id)
 
 
-def _enabled(first_be: int) -> list[tuple[int, int]]:
-    """Cut the byte enables of a configuration request into aligned accesses of 1, 2 or 4 bytes."""
-    if first_be == 0xF:
-        return [(0, 4)]
-    found = []
-    for start in (0, 2):
-        pair = first_be >> start & 3
-        found += {0: [], 1: [(start, 1)], 2: [(start + 1, 1)], 3: [(start, 2)]}[pair]
-    return found
-
-
 class RootPort(Port):
     """A port of the root complex: sends the host's requests down, brings the device's to the host bridge."""
 
@@ -309,12 +334,24 @@ class RootPort(Port):
         on_insecure: Callable[[int, InsecureCause], None] | None = None,
         name: str = "root port",
         observer: Observer = ignore,
+        rules: LinkRules = CLOSED,
     ) -> None:
-        super().__init__(name, function, config, checks_all_rids=True, on_insecure=on_insecure, observer=observer)
+        super().__init__(
+            name,
+            function,
+            config,
+            checks_all_rids=True,
+            on_insecure=on_insecure,
+            observer=observer,
+            rules=rules,
+        )
         self.host = host
+        self.agent: TranslationAgent | None = None
         self.header = config.need(Type1Header)
 
     def _serve(self, tlp: Tlp, t_bit: bool, stream_id: int | None) -> Reply:
+        if concerns_translation(tlp):
+            return serve_translation(self.agent, tlp, t_bit, stream_id)
         if tlp.type is TlpType.MRD:
             header = tlp.memory()
             start, size = header.span
@@ -330,6 +367,10 @@ class RootPort(Port):
 
     def config_read(self, function: Bdf, offset: int, size: int) -> int:
         """Read configuration space below the port; all ones if nobody answers."""
+        unseen = self._unseen(function, offset, size)
+        value = None if unseen is None else unseen.config_read(function, offset, size)
+        if value is not None:
+            return value
         requester_id, type_1 = self.function.requester_id, self._is_type_1(function)
         request = config_read(requester_id, 0, function.requester_id, offset, size, type_1=type_1)
         reply = self._transfer(request, 4, 0, False, None)
@@ -340,12 +381,26 @@ class RootPort(Port):
 
     def config_write(self, function: Bdf, offset: int, size: int, value: int) -> CompletionStatus:
         """Write configuration space below the port."""
+        unseen = self._unseen(function, offset, size)
+        if unseen is not None and unseen.config_write(function, offset, size, value & all_ones(size)):
+            return CompletionStatus.SC
         requester_id, type_1 = self.function.requester_id, self._is_type_1(function)
         request = config_write(requester_id, 0, function.requester_id, offset, size, value, type_1=type_1)
         return self._transfer(request, 0, 0, False, None).status
 
+    def _unseen(self, function: Bdf, offset: int, size: int) -> ConfigAccess | None:
+        """Give who serves a configuration request without a TLP being made of it: none could be seen or refused.
+
+        What has no such answer, and what is no access at all, goes as a TLP and meets what TLPs meet.
+        """
+        if size not in (1, 2, 4) or offset % size or not 0 <= offset < PAGE or not self.requester.all_tags:
+            return None
+        if self._end is None or self._is_type_1(function) or self.ide.links_enabled:
+            return None
+        return self._end.beyond(function)
+
     def _is_type_1(self, function: Bdf) -> bool:
-        return function.bus != self.header.get(Type1Header.BUSES, "secondary")
+        return function.bus != self.header.secondary
 
     def memory_read(self, address: int, size: int, t_bit: bool = False, stream_id: int | None = None) -> Reply:
         """Read device memory on behalf of the host."""

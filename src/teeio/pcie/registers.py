@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from dataclasses import field as dataclass_field
 from enum import Enum
 from functools import cached_property
 from typing import ClassVar, NamedTuple, TypeAlias
@@ -50,11 +51,11 @@ class BitField:
     reset: int = 0
     locked: Locked = Locked.ALLOWED
     sticky: bool = False
+    mask: int = dataclass_field(init=False, repr=False, compare=False)
+    """The field's bits within its register."""
 
-    @property
-    def mask(self) -> int:
-        """The field's bits within its register."""
-        return ((1 << self.width) - 1) << self.low
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mask", ((1 << self.width) - 1) << self.low)
 
 
 def bit(name: str, at: int, access: Access, doc: str, **options: object) -> BitField:
@@ -122,20 +123,38 @@ class Register:
         return sum(field.reset << field.low for field in self.fields)
 
     @cached_property
+    def span(self) -> slice:
+        """Where the register lies in its block."""
+        return slice(self.offset, self.offset + self.size)
+
+    def bits(self, *names: str) -> int:
+        """Give the bits of these fields."""
+        return sum(self.field(name).mask for name in names)
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[int, int]]:
+        return {field.name: self._place(field.name) for field in self.fields}
+
+    def _place(self, name: str) -> tuple[int, int]:
+        field = self.field(name)
+        return field.mask, field.low
+
+    @cached_property
     def _by_name(self) -> dict[str, BitField]:
         return {field.name: field for field in self.fields}
 
     def field(self, name: str) -> BitField:
         """Find a field by name. Raises `Misuse`."""
-        found = self._by_name.get(name)
-        if found is None:
-            raise Misuse(f"register {self.name!r} has no field {name!r}", remedy=f"it has {', '.join(self._by_name)}")
-        return found
+        try:
+            return self._by_name[name]
+        except KeyError:
+            remedy = f"it has {', '.join(self._by_name)}"
+            raise Misuse(f"register {self.name!r} has no field {name!r}", remedy=remedy) from None
 
     def get(self, value: int, name: str) -> int:
         """Take the field out of a register value."""
-        field = self.field(name)
-        return (value & field.mask) >> field.low
+        mask, low = self._places.get(name) or self._place(name)
+        return (value & mask) >> low
 
     def put(self, value: int, **fields: int) -> int:
         """Give `value` with these fields replaced. Raises `Misuse` if one does not fit."""
@@ -206,6 +225,7 @@ class Block:
         )
         self._bytes = bytearray(size)
         self._at: dict[int, list[Register]] = {}
+        self._whole: dict[tuple[int, int], Register] = {}
         self._watchers: dict[Register, list[OnWrite]] = {}
         self._observers: list[OnWrite] = []
         taken: set[int] = set()
@@ -217,13 +237,14 @@ class Block:
                 )
             taken |= covered
             self._at.setdefault(register.offset // 4, []).append(register)
+            self._whole[register.offset, register.size] = register
             self._store(register, register.reset_value)
 
     # -- the hardware side
 
     def value(self, register: Register) -> int:
         """Read a whole register."""
-        return int.from_bytes(self._bytes[register.offset : register.offset + register.size], "little")
+        return int.from_bytes(self._bytes[register.span], "little")
 
     def get(self, register: Register, field: str) -> int:
         """Read one field."""
@@ -234,7 +255,7 @@ class Block:
         self._store(register, register.put(self.value(register), **fields))
 
     def _store(self, register: Register, value: int) -> None:
-        self._bytes[register.offset : register.offset + register.size] = value.to_bytes(register.size, "little")
+        self._bytes[register.span] = value.to_bytes(register.size, "little")
 
     def watch(self, register: Register, callback: OnWrite) -> None:
         """Call back after every software write to `register`, whether its value changed or not."""
@@ -262,6 +283,11 @@ class Block:
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Write the low `size` bytes of `value` at `offset`, each field by its access kind."""
+        whole = self._whole.get((offset, size))
+        if whole is not None:
+            mask = (1 << 8 * size) - 1
+            self._apply(whole, value & mask, mask)
+            return
         for position in range(offset // 4, (offset + size + 3) // 4):
             for register in self._at.get(position, ()):
                 shift = 8 * (register.offset - offset)
@@ -275,7 +301,9 @@ class Block:
         new = (old & ~stored | value & stored) & ~(value & register.clear_mask)
         self._store(register, new)
         shown = new & ~register.act_mask | value & register.act_mask
-        for callback in (*self._watchers.get(register, ()), *self._observers):
+        for callback in self._watchers.get(register, ()):
+            callback(register, old, shown)
+        for callback in self._observers:
             callback(register, old, shown)
 
     def rows(self) -> Iterator[RegisterRow]:

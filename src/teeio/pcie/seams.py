@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 from teeio.pcie.address import Bdf
 from teeio.pcie.capabilities.msix import MsixMessage
-from teeio.pcie.tlp import CompletionStatus
+from teeio.pcie.tlp import CompletionStatus, Tlp
 
 
 class Reply(NamedTuple):
@@ -73,8 +73,27 @@ class Dma(Protocol):
         ...
 
 
+class TranslationAgent(Protocol):
+    """What serves ATS and page requests above a root port (PCIe Base 10.1). Part of the host bridge, not a seam."""
+
+    @property
+    def translated(self) -> Dma:
+        """Memory by translated address."""
+        ...
+
+    def translate(
+        self, requester_id: int, address: int, pages: int, no_write: bool, t_bit: bool, stream_id: int | None
+    ) -> Reply:
+        """Answer a Translation Request with `pages` entries of 8 bytes."""
+        ...
+
+    def receive(self, tlp: Tlp, t_bit: bool, stream_id: int | None) -> Reply:
+        """Take a Page Request or an Invalidate Completion."""
+        ...
+
+
 class Interrupts(Protocol):
-    """Where a function's MSI-X interrupts go."""
+    """Where a function's MSI and MSI-X interrupts go; MSI here has vector 0 only."""
 
     def signal(
         self, function: Bdf, vector: int, message: MsixMessage, t_bit: bool, stream_id: int | None = None

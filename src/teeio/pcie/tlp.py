@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 from teeio.errors import DecodeError, Misuse
@@ -24,9 +25,11 @@ from teeio.pcie.tlp_headers import (
 )
 
 __all__ = [
+    "CONFIGURATION",
     "MAX_PAYLOAD",
     "PAGE",
     "TYPES",
+    "TYPE_0",
     "CompletionStatus",
     "MessageCode",
     "Routing",
@@ -111,34 +114,47 @@ class TlpType(Enum):
     CPLLK = Row("CplLk", 0b01011, False, (3,), SubStream.CPL, True)
     CPLDLK = Row("CplDLk", 0b01011, True, (3,), SubStream.CPL, True)
 
-    @property
-    def is_message(self) -> bool:
+    def __init__(self, row: Row) -> None:
+        # Asked of every TLP, where `value` and the hash of an enumeration would be slow ways.
+        self.label = row.label
+        self.sizes = row.sizes
+        self._first_byte = int(row.with_data) << 6 | row.type
+        self.sub_stream = row.sub_stream
+        self.selective = row.selective
+        self.with_data = row.with_data
+        self.is_configuration = row.type in (0b00100, 0b00101)
+        """Whether this is a configuration request."""
+        self.is_type_0 = row.type == 0b00100
+        """Whether this is a configuration request on the bus of its target."""
+        self.is_memory = row.sub_stream is not SubStream.CPL and row.sizes == (3, 4)
+        """Whether this is a request to memory, with an address."""
+        self.is_message = row.type & 0b11000 == 0b10000
         """Whether this is a Msg or MsgD."""
-        return self.value.type & 0b11000 == 0b10000
-
-    @property
-    def is_completion(self) -> bool:
+        self.is_completion = row.sub_stream is SubStream.CPL
         """Whether this completes a non-posted request."""
-        return self.value.sub_stream is SubStream.CPL
 
     def first_byte(self, four_dw: bool) -> int:
         """Give byte 0 of the header: Fmt 7:5, Type 4:0."""
-        row = self.value
-        size = 4 if (four_dw or row.sizes == (4,)) else 3
-        if size not in row.sizes:
-            raise Misuse(f"{row.label} has no {size} DW header")
-        return (int(row.with_data) << 1 | int(size == 4)) << 5 | row.type
+        size = 4 if (four_dw or self.sizes == (4,)) else 3
+        if size not in self.sizes:
+            raise Misuse(f"{self.label} has no {size} DW header")
+        return self._first_byte | int(size == 4) << 5
 
 
 TYPES: dict[int, TlpType] = {kind.first_byte(size == 4): kind for kind in TlpType for size in kind.value.sizes}
 """TLP type by byte 0 of the header."""
 
-_MEMORY = {TlpType.MRD, TlpType.MRDLK, TlpType.MWR, TlpType.DMWR, TlpType.FETCH_ADD, TlpType.SWAP, TlpType.CAS}
-_CONFIGURATION = {TlpType.CFGRD0, TlpType.CFGWR0, TlpType.CFGRD1, TlpType.CFGWR1}
+CONFIGURATION = frozenset(kind for kind in TlpType if kind.is_configuration)
+"""Configuration requests."""
+TYPE_0 = frozenset(kind for kind in TlpType if kind.is_type_0)
+"""Configuration requests on the bus of their target."""
 _END_END_PREFIX = range(0x90, 0xA0)
 
+_BUS_AT = 8
+"""Where the target's bus number lies in the header of a configuration request."""
 _TAG_AT = next(span.start for span in ConfigurationHeader.spans(bytes(12)) if span.field == "tag")
 """Where the tag lies in the header of a request: in the same place in all of them."""
+_BYTES = [bytes([value]) for value in range(256)]
 
 # -- the packet --------------------------------------------------------------------------------------------
 
@@ -156,14 +172,14 @@ class Tlp(NamedTuple):
     @classmethod
     def decode(cls, data: bytes) -> Tlp:
         """Decode a TLP that carries no IDE prefix. Raises `DecodeError`."""
-        prefixes = 0
+        data, prefixes = bytes(data), 0
         while len(data) > prefixes and data[prefixes] in _END_END_PREFIX and prefixes < 4 * MAX_PREFIXES:
             prefixes += 4
         size, length = header_sizes(data, prefixes)
         end = prefixes + size
         if len(data) != end + length:
             raise DecodeError("Tlp", "payload", end, f"has {len(data) - end} bytes, its header says {length}")
-        tlp = cls(bytes(data[prefixes:end]), bytes(data[end:]), bytes(data[:prefixes]))
+        tlp = cls(data[prefixes:end], data[end:], data[:prefixes])
         tlp.check()
         return tlp
 
@@ -179,8 +195,7 @@ class Tlp(NamedTuple):
     @property
     def sub_stream(self) -> SubStream:
         """The flow-control class, which is the IDE sub-stream."""
-        sub_stream: SubStream = TYPES[self.header[0]].value.sub_stream
-        return sub_stream
+        return TYPES[self.header[0]].sub_stream
 
     @property
     def traffic_class(self) -> int:
@@ -190,22 +205,21 @@ class Tlp(NamedTuple):
     @property
     def requester_id(self) -> int:
         """Requester ID; of a completion: whom it is for."""
-        at = 8 if self.type.is_completion else 4
-        return int.from_bytes(self.header[at : at + 2], "big")
+        header = self.header
+        at = 8 if TYPES[header[0]].is_completion else 4
+        return header[at] << 8 | header[at + 1]
 
     def memory(self) -> MemoryHeader:
-        """Read the header of a memory request. Raises `DecodeError` if this is none."""
-        return MemoryHeader.decode(self._header_of(_MEMORY, "MemoryHeader"))
+        """Read the header of a memory request, to look at, not to change. Raises `DecodeError` if this is none."""
+        return _memory_header(self._header_if(self.type.is_memory, "MemoryHeader"))
 
     def completion(self) -> CompletionHeader:
         """Read the header of a completion. Raises `DecodeError` if this is none."""
-        if not self.type.is_completion:
-            raise DecodeError("CompletionHeader", "common", 0, f"a {self.type.value.label} is no completion")
-        return CompletionHeader.decode(self.header)
+        return _completion_header(self._header_if(self.type.is_completion, "CompletionHeader"))
 
     def configuration(self) -> ConfigurationHeader:
         """Read the header of a configuration request. Raises `DecodeError` if this is none."""
-        return ConfigurationHeader.decode(self._header_of(_CONFIGURATION, "ConfigurationHeader"))
+        return _configuration_header(self._header_if(self.type.is_configuration, "ConfigurationHeader"))
 
     def message(self) -> MessageHeader:
         """Read the header of a message. Raises `DecodeError` if this is none."""
@@ -213,22 +227,40 @@ class Tlp(NamedTuple):
             raise DecodeError("MessageHeader", "common", 0, f"a {self.type.value.label} is no message")
         return MessageHeader.decode(self.header)
 
-    def _header_of(self, kinds: set[TlpType], layout: str) -> bytes:
-        if self.type not in kinds:
-            raise DecodeError(layout, "common", 0, f"a {self.type.value.label} has another header")
+    def _header_if(self, fits: bool, layout: str) -> bytes:
+        if not fits:
+            raise DecodeError(layout, "common", 0, f"a {self.type.label} has another header")
         return self.header
 
     def with_tag(self, tag: int) -> Tlp:
         """Give the same memory or configuration request under another tag of 8 bits."""
-        header = self.header[:_TAG_AT] + tag.to_bytes(1, "big") + self.header[_TAG_AT + 1 :]
-        return Tlp(header, self.payload, self.prefixes)
+        header = self.header
+        return Tlp(header[:_TAG_AT] + _BYTES[tag] + header[_TAG_AT + 1 :], self.payload, self.prefixes)
+
+    def as_type_0(self) -> Tlp:
+        """Give a configuration request as it is on the bus of its target: of Type 0 (PCIe Base 7.3.3)."""
+        kind = TlpType.CFGRD0 if self.type in (TlpType.CFGRD0, TlpType.CFGRD1) else TlpType.CFGWR0
+        return Tlp(bytes([kind.first_byte(False)]) + self.header[1:], self.payload, self.prefixes)
+
+    def on_bus(self, bus: int) -> Tlp:
+        """Give the same configuration request to another bus number."""
+        return Tlp(self.header[:_BUS_AT] + bytes([bus]) + self.header[_BUS_AT + 1 :], self.payload, self.prefixes)
+
+    @classmethod
+    def heading(cls, frame: bytes, at: int = 0) -> Tlp:
+        """Read prefixes and header alone, as who only routes does; `at` is where they begin. Raises `DecodeError`."""
+        start = at
+        while start + 4 < len(frame) and frame[start] in _END_END_PREFIX:
+            start += 4
+        size, _ = header_sizes(frame, start)
+        return cls(frame[start : start + size], b"", frame[at:start])
 
     def check(self) -> None:
         """Apply the rules whose breach makes a TLP malformed (PCIe Base 2.2.5, 2.2.7). Raises `DecodeError`."""
         if self.header[2] & 0x80:
             raise DecodeError("Tlp", "digest", 2, "an ECRC is announced, which this model does not carry")
         kind = self.type
-        if kind not in _MEMORY:
+        if not kind.is_memory:
             return
         header = self.memory()
         if header.address % PAGE + 4 * header.dwords > PAGE and kind is not TlpType.FETCH_ADD:
@@ -256,6 +288,25 @@ def header_sizes(data: bytes, at: int) -> tuple[int, int]:
     if not first & 0x40:
         return size, 0
     return size, 4 * (((data[at + 2] & 3) << 8 | data[at + 3]) or 1024)
+
+
+# Headers are decoded once and built once: ports, completions and whoever serves a request each look at them, and the same
+# registers are read and written over and over, with no more than 256 tags.
+
+
+@lru_cache(maxsize=256)
+def _memory_header(header: bytes) -> MemoryHeader:
+    return MemoryHeader.decode(header)
+
+
+@lru_cache(maxsize=4096)
+def _configuration_header(header: bytes) -> ConfigurationHeader:
+    return ConfigurationHeader.decode(header)
+
+
+@lru_cache(maxsize=4096)
+def _completion_header(header: bytes) -> CompletionHeader:
+    return CompletionHeader.decode(header)
 
 
 # -- constructors ------------------------------------------------------------------------------------------
@@ -323,25 +374,41 @@ def completion(
         raise Misuse(f"a completion carries whole DWs, up to {MAX_PAYLOAD} bytes, not {len(data)}")
     left = byte_count if byte_count is not None else len(data) or 4
     length = len(data) // 4 & 0x3FF
-    header = CompletionHeader(
-        common=Common(first_byte=kind.first_byte(False), length=length, traffic_class=traffic_class),
-        byte_count=left & 0xFFF,
-        status=status,
+    ids, place = (completer_id, requester_id, tag), (length, left & 0xFFF, lower_address & 0x7F)
+    return Tlp(_completion(kind.first_byte(False), traffic_class, int(status), *ids, *place), data)
+
+
+@lru_cache(maxsize=4096)
+def _completion(
+    first_byte: int,
+    traffic_class: int,
+    status: int,
+    completer_id: int,
+    requester_id: int,
+    tag: int,
+    length: int,
+    byte_count: int,
+    lower_address: int,
+) -> bytes:
+    return CompletionHeader(
+        common=Common(first_byte=first_byte, length=length, traffic_class=traffic_class),
+        byte_count=byte_count,
+        status=CompletionStatus(status),
         completer_id=completer_id,
         requester_id=requester_id,
         tag=tag,
-        lower_address=lower_address & 0x7F,
-    )
-    return Tlp(header.encode(), data)
+        lower_address=lower_address,
+    ).encode()
 
 
-def _configuration(kind: TlpType, requester_id: int, tag: int, target_id: int, offset: int, size: int) -> bytes:
+@lru_cache(maxsize=4096)
+def _configuration(first_byte: int, requester_id: int, tag: int, target_id: int, offset: int, size: int) -> bytes:
     if size not in (1, 2, 4) or offset % size or not 0 <= offset < PAGE:
         raise Misuse(
             f"configuration access of {size} bytes at {offset:#x}; it takes 1, 2 or 4 aligned bytes below 1000h"
         )
     return ConfigurationHeader(
-        common=Common(first_byte=kind.first_byte(False)),
+        common=Common(first_byte=first_byte),
         requester_id=requester_id,
         tag=tag,
         first_be=(1 << size) - 1 << offset % 4,
@@ -355,7 +422,7 @@ def config_read(
 ) -> Tlp:
     """Build a CfgRd of 1, 2 or 4 aligned bytes; the completion brings the whole DW."""
     kind = TlpType.CFGRD1 if type_1 else TlpType.CFGRD0
-    return Tlp(_configuration(kind, requester_id, tag, target_id, offset, size))
+    return Tlp(_configuration(kind.first_byte(False), requester_id, tag, target_id, offset, size))
 
 
 def config_write(
@@ -363,7 +430,7 @@ def config_write(
 ) -> Tlp:
     """Build a CfgWr of 1, 2 or 4 aligned bytes."""
     kind = TlpType.CFGWR1 if type_1 else TlpType.CFGWR0
-    header = _configuration(kind, requester_id, tag, target_id, offset, size)
+    header = _configuration(kind.first_byte(False), requester_id, tag, target_id, offset, size)
     return Tlp(header, (value << 8 * (offset % 4) & 0xFFFFFFFF).to_bytes(4, "little"))
 
 

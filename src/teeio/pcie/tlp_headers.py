@@ -11,20 +11,30 @@ from teeio.wire import Record, bits, blob, part, record, u8, u16, u32
 
 
 class CompletionStatus(IntEnum):
-    """Completion Status field (PCIe Base 2.2.9); TIMEOUT never travels: no completion came."""
+    """Completion Status field (PCIe Base 2.2.9).
+
+    Two never travel: TIMEOUT, no completion came, and UNPROTECTED, a Translation Completion with T clear came to a
+    request with T set.
+    """
 
     SC = 0
     UR = 1
     CRS = 2
     CA = 4
     TIMEOUT = 8
+    UNPROTECTED = 9
 
 
 class MessageCode(IntEnum):
     """Message codes that this model sends or knows (PCIe Base 2.2.8)."""
 
+    INVALIDATE_REQUEST = 0x01
+    INVALIDATE_COMPLETION = 0x02
+    PAGE_REQUEST = 0x04
+    PRG_RESPONSE = 0x05
     IDE_SYNC = 0x54
     IDE_FAIL = 0x55
+    IDE_ESCORT = 0x56
     VENDOR_DEFINED_0 = 0x7E
     VENDOR_DEFINED_1 = 0x7F
 

@@ -1,7 +1,7 @@
 """Transfers cut into TLPs, and completions put together again (PCIe Base 2.2.7, 2.2.9, 2.3.1.1, 2.4.3).
 
 A tag whose request timed out is not given out again before `flush`: a late completion can so never be taken for the
-answer to another request. Left out: 10-bit tags.
+answer to another request, as it can where tags are not quarantined (`link_rules`). Left out: 10-bit tags.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
+from teeio.pcie.address import Bdf
 from teeio.pcie.config_space import Functions
 from teeio.pcie.ide_port import Received
-from teeio.pcie.seams import TIMED_OUT, UNSUPPORTED, BarAccess, Reply
+from teeio.pcie.seams import TIMED_OUT, UNSUPPORTED, BarAccess, ConfigAccess, Reply
 from teeio.pcie.tlp import PAGE, CompletionStatus, Tlp, TlpType, completion
 
 TAGS = 256
@@ -67,9 +68,12 @@ def completions(request: Tlp, completer_id: int, reply: Reply, max_payload: int)
 
 
 def refusal(request: Tlp, completer_id: int, status: CompletionStatus) -> Tlp:
-    """Build the Cpl that refuses a non-posted request."""
+    """Build the Cpl that refuses a non-posted request, a CplLk for a locked read (PCIe Base 2.2.9)."""
     tag, requester_id = request.header[6], request.requester_id
-    return completion(completer_id, requester_id, tag, status=status, traffic_class=request.traffic_class)
+    cpl = completion(completer_id, requester_id, tag, status=status, traffic_class=request.traffic_class)
+    if request.type is not TlpType.MRDLK:
+        return cpl
+    return cpl._replace(header=bytes([TlpType.CPLLK.first_byte(False)]) + cpl.header[1:])
 
 
 def serve_memory(functions: Functions, bars: BarAccess, tlp: Tlp, t_bit: bool, stream_id: int | None) -> Reply:
@@ -86,10 +90,50 @@ def serve_memory(functions: Functions, bars: BarAccess, tlp: Tlp, t_bit: bool, s
         reply = bars.bar_read(hit.function, hit.bar, hit.offset, size, t_bit, stream_id)
         return reply._replace(completer_id=completer_id)
     status = CompletionStatus.SC
-    for address, data in header.enabled(tlp.payload):
+    # A write that enables no byte changes nothing, and is judged all the same.
+    for address, data in header.enabled(tlp.payload) or [(start, b"")]:
         answer = bars.bar_write(hit.function, hit.bar, hit.offset + address - start, data, t_bit, stream_id)
         status = status if answer is CompletionStatus.SC else answer
     return Reply(status, b"", completer_id)
+
+
+def serve_configuration(access: ConfigAccess, tlp: Tlp, segment: int) -> Reply:
+    """Bring a configuration request to the function it names; Unsupported Request if there is none.
+
+    So is a poisoned write, which changes nothing (PCIe Base 2.7.2.2).
+    """
+    header = tlp.configuration()
+    if header.common.poisoned:
+        return UNSUPPORTED
+    function = Bdf.of(header.target_id, segment)
+    offset = 4 * header.register
+    if tlp.type.with_data:
+        for start, size in _ENABLED[header.first_be]:
+            written = int.from_bytes(tlp.payload[start : start + size], "little")
+            if not access.config_write(function, offset + start, size, written):
+                return UNSUPPORTED
+        return Reply(CompletionStatus.SC, b"", header.target_id)
+    word = 0
+    for start, size in _ENABLED[header.first_be]:
+        value = access.config_read(function, offset + start, size)
+        if value is None:
+            return UNSUPPORTED
+        word |= value << 8 * start
+    return Reply(CompletionStatus.SC, word.to_bytes(4, "little"), header.target_id)
+
+
+def _enabled(first_be: int) -> list[tuple[int, int]]:
+    """Cut the byte enables of a configuration request into aligned accesses of 1, 2 or 4 bytes."""
+    if first_be == 0xF:
+        return [(0, 4)]
+    found = []
+    for start in (0, 2):
+        pair = first_be >> start & 3
+        found += {0: [], 1: [(start, 1)], 2: [(start + 1, 1)], 3: [(start, 2)]}[pair]
+    return found
+
+
+_ENABLED = [_enabled(first_be) for first_be in range(16)]
 
 
 class Verdict(Enum):
@@ -108,6 +152,7 @@ class _Pending:
     front: int
     dwords: bool
     stream_id: int | None
+    needs_t: bool
     data: bytearray = field(default_factory=bytearray)
     status: CompletionStatus | None = None
 
@@ -115,37 +160,55 @@ class _Pending:
 class Requester:
     """Tags and outstanding non-posted requests of one port, for all its requester IDs."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quarantines_tags: bool = True) -> None:
+        self._quarantines_tags = quarantines_tags
         self._pending: dict[tuple[int, int], _Pending] = {}
         self._retired: set[tuple[int, int]] = set()
         self._last: dict[int, int] = {}
 
     def request(
-        self, requester_id: int, size: int, address: int, stream_id: int | None, send: Callable[[int], bool]
+        self,
+        requester_id: int,
+        size: int,
+        address: int,
+        stream_id: int | None,
+        send: Callable[[int], bool],
+        *,
+        needs_t: bool = False,
     ) -> Reply:
         """Let `send` send a request of `size` bytes at `address` under a fresh tag, give what its completions bring.
 
         Completions come in while `send` runs. What has not come then will not come: the request has timed out. If
-        `send` could not send, the reply is Unsupported Request.
+        `send` could not send, the reply is Unsupported Request. With `needs_t` a completion without T is UNPROTECTED.
         """
         tag = self._fresh(requester_id)
         if tag is None:
             return TIMED_OUT
         key = requester_id, tag
-        pending = self._pending[key] = _Pending(size, address % 4, size > 0, stream_id)
+        pending = self._pending[key] = _Pending(size, address % 4, size > 0, stream_id, needs_t)
         sent = send(tag)
         del self._pending[key]
         if not sent:
             return UNSUPPORTED
         if pending.status is None:
-            self._retired.add(key)
+            self._retire(key)
             return TIMED_OUT
         return Reply(pending.status, bytes(pending.data) if pending.status is CompletionStatus.SC else b"")
 
+    @property
+    def all_tags(self) -> bool:
+        """Whether no tag is in quarantine."""
+        return not self._retired
+
+    def _retire(self, key: tuple[int, int]) -> None:
+        """Keep a tag out of use whose completion may still come."""
+        if self._quarantines_tags:
+            self._retired.add(key)
+
     def _fresh(self, requester_id: int) -> int | None:
-        last = self._last.get(requester_id, TAGS - 1)
-        for step in range(1, TAGS + 1):
-            tag = (last + step) % TAGS
+        tag = self._last.get(requester_id, TAGS - 1)
+        for _ in range(TAGS):
+            tag = (tag + 1) % TAGS
             if (requester_id, tag) not in self._pending and (requester_id, tag) not in self._retired:
                 self._last[requester_id] = tag
                 return tag
@@ -163,6 +226,9 @@ class Requester:
             return Verdict.UNEXPECTED
         if pending.stream_id != received.stream_id:
             return Verdict.WRONG_STREAM
+        if pending.needs_t and not received.t_bit:
+            pending.status = CompletionStatus.UNPROTECTED
+            return Verdict.EXPECTED
         if header.common.poisoned:
             # Spoilt data are no data: to the requester it is as if the completer had aborted.
             pending.status = CompletionStatus.CA

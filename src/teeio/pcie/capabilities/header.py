@@ -204,7 +204,12 @@ class Type1Header(CommonHeader):
 
     def forwards_bus(self, bus: int) -> bool:
         """Tell whether a configuration request for `bus` goes below this port."""
-        return 0 < self.get(self.BUSES, "secondary") <= bus <= self.get(self.BUSES, "subordinate")
+        return 0 < self.secondary <= bus <= self.subordinate
+
+    def _store(self, register: Register, value: int) -> None:
+        super()._store(register, value)
+        if register is self.BUSES:  # asked for every configuration request
+            self.secondary, self.subordinate = register.get(value, "secondary"), register.get(value, "subordinate")
 
     def windows(self) -> list[AddressRange]:
         """Give the memory that goes below this port now; nothing while memory decoding is off."""

@@ -237,9 +237,25 @@ class IdeCapability(ExtendedCapability):
         self.streams.append(StreamBlock(self, index, True, control, status, rid, addresses))
         return end
 
+    @property
+    def flows_through(self) -> bool:
+        """Whether the port lets Selective IDE TLPs of other ports through."""
+        return bool(self.get(self.CONTROL, "flow_through"))
+
     def copied_registers(self) -> bytes:
         """Give the registers from the IDE Capability register on, as IDE_KM's QUERY_RESP carries them."""
         return self.read(4, self.size - 4).to_bytes(self.size - 4, "little")
+
+
+class SwitchIdeCapability(IdeCapability):
+    """The IDE capability of a switch port: Link streams, and Flow-Through, which software enables."""
+
+    NAME = "IDE Capability of a switch port"
+    CONTROL = Register(0x08, 4, "IDE Control", (bit("flow_through", 2, Access.RW, "Flow-Through IDE Stream Enabled"),))
+
+    def __init__(self, *, link: int = 1) -> None:
+        super().__init__(selective=0, address_blocks=0, link=link)
+        self.set(self.CAPABILITY, flow_through=1)
 
 
 def _at(base: int, index: int, register: Register) -> Register:

@@ -120,6 +120,11 @@ class MsixCapability(Capability):
         self.set(self.TABLE, bir=bar, offset=self.table_offset // 8)
         self.set(self.PENDING, bir=bar, offset=self.pending_offset // 8)
 
+    @property
+    def enabled(self) -> bool:
+        """Whether MSI-X is on."""
+        return bool(self.get(self.CONTROL, "enable"))
+
     def raise_vector(self, vector: int) -> MsixMessage | None:
         """Give the message to send for `vector` now; None if MSI-X is off, or if it is masked and so left pending."""
         if not 0 <= vector < self.table.vectors:

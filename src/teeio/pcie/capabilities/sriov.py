@@ -65,6 +65,7 @@ class SriovCapability(ExtendedCapability):
         self.set(self.VF_STRIDE, stride=stride)
         self.set(self.VF_DEVICE_ID, id=vf_device_id)
         self._enabled = 0
+        self._offsets = range(0)
         self.watch(self.CONTROL, self._control)
 
     def _control(self, register: Register, old: int, new: int) -> None:
@@ -73,16 +74,18 @@ class SriovCapability(ExtendedCapability):
         elif not register.get(old, "vf_enable"):
             # NumVFs counts at the moment VF Enable is set; later writes to it have no defined effect.
             self._enabled = min(self.value(self.NUM_VFS), self.value(self.TOTAL_VFS))
+        first, stride = self.value(self.FIRST_VF_OFFSET), self.value(self.VF_STRIDE)
+        self._offsets = range(first, first + self._enabled * stride, stride)
 
     def reset(self, *, sticky_too: bool = False) -> None:
         """Give all registers their reset values: the VFs are gone."""
         super().reset(sticky_too=sticky_too)
         self._enabled = 0
+        self._offsets = range(0)
 
-    def offsets(self) -> list[int]:
+    def offsets(self) -> range:
         """Give the routing ID distance from the PF to each VF that exists now."""
-        first, stride = self.value(self.FIRST_VF_OFFSET), self.value(self.VF_STRIDE)
-        return [first + number * stride for number in range(self._enabled)]
+        return self._offsets
 
     def vf_bar_ranges(self, number: int) -> dict[int, AddressRange]:
         """Give the memory that each BAR of VF `number` (from 0) decodes now."""

@@ -26,7 +26,7 @@ from teeio.ide_km.messages import (
 )
 from teeio.ide_km.responder import IdeKmResponder
 from teeio.pcie.ide import Stream
-from teeio.pcie.ide_port import IdePort
+from teeio.pcie.ide_keyed import KeyedStreams
 from teeio.platform import Platform
 from teeio.scenarios.journal import Journal
 from teeio.scenarios.rogue import PORT_INDEX, STREAM_ID, Rogue
@@ -208,6 +208,6 @@ KEYS = (
         "IDE_KM",
         "NIST SP 800-38D: no IV twice under one key; a port never takes a key twice",
         _reused_key,
-        (without("the port's memory of used keys", IdePort, "was_used", nothing),),
+        (without("the port's memory of used keys", KeyedStreams, "was_used", nothing),),
     ),
 )

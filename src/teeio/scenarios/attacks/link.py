@@ -1,4 +1,4 @@
-"""Attacks by whoever sits on the link: entries 40 and 41 of the catalogue."""
+"""Attacks by whoever sits on the link, or in a switch: entries 40 and 41 of the catalogue."""
 
 from __future__ import annotations
 
@@ -68,6 +68,10 @@ def _strike(stage: Stage, outcome: Outcome, title: str, tamper: Once) -> None:
     with stage.attack("link", title), stage.on_the_link(tamper):
         said = stage.refused(work.copy)
     outcome.see("the attack took place", tamper.done)
+    _judge(stage, outcome, said)
+
+
+def _judge(stage: Stage, outcome: Outcome, said: str) -> None:
     outcome.see(f"the TVM's job: {said or 'done'}", bool(said))
     root_port = stage.platform.root_complex.fabric.ports[0]
     secure = root_port.ide.is_secure(1)
@@ -76,6 +80,35 @@ def _strike(stage: Stage, outcome: Outcome, title: str, tamper: Once) -> None:
     outcome.see(f"its IDE Check Failed error bit is {failed}", bool(failed))
     outcome.see(f"the TDI is in {stage.state().name}", stage.state() is InterfaceState.ERROR)
     outcome.tdi_states = stage.tdi_states()
+
+
+def _hostile_switch(platform: Platform, journal: Journal) -> Outcome:
+    """Look into all that goes through the switch, and send one TLP up twice."""
+    stage = Stage(platform, journal)
+    switch = platform.switch
+    if switch is None:
+        raise Misuse("this is played on a platform with a switch")
+    outcome = Outcome("read all that goes through the switch, and sent one IDE TLP up twice")
+    upstream, seen, repeated = switch.upstream, bytearray(), Once(lambda frame: [frame, frame])
+    honest = upstream.emit
+
+    def repeating(frame: bytes) -> None:
+        arriving = repeated(frame, Way.UP) or []
+        for one in [arriving] if isinstance(arriving, bytes) else arriving:
+            listening(one)
+
+    def listening(frame: bytes) -> None:
+        seen.extend(frame)
+        honest(frame)
+
+    with stage.attack("switch", "listen"), stage.instead(upstream, "emit", listening):
+        work = stage.work
+    outcome.see(f"of {len(seen)} bytes that went up none are the TVM's secret", SECRET[:16] not in seen)
+    with stage.attack("switch", "send an IDE TLP up twice"), stage.instead(upstream, "emit", repeating):
+        said = stage.refused(work.copy)
+    outcome.see("the attack took place", repeated.done)
+    _judge(stage, outcome, said)
+    return outcome
 
 
 def _unchecked_open(self: KeySlot, ciphertext: bytes, mac: bytes, associated: bytes) -> bytes:
@@ -125,5 +158,16 @@ LINK = (
         _COUNTED,
         _replayed_tlp,
         (_NO_COUNTER,),
+    ),
+    Scenario(
+        41,
+        "hostile-switch",
+        "a switch on the way reads what goes through it and repeats a TLP",
+        "switch",
+        "run",
+        "PCIe Base 6.33.4: Selective IDE flows through a switch, which has no key; " + _COUNTED.partition(": ")[2],
+        _hostile_switch,
+        (_NO_COUNTER,),
+        options={"switch": True},
     ),
 )
