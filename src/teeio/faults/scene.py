@@ -1,0 +1,236 @@
+"""A platform whose seams are watched: data objects, calls and frames pass through here, and a fault strikes where it is told to.
+
+Each seam is taken where the platform offers one: the mailbox that the VMM opens, the calls of `abi` where the caller has
+its callee, the frames where somebody sits on the link. Data objects go to the device without the register traffic of its
+DOE mailbox, unless frames are what is struck.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+from teeio.abi import CALLS, Boundary, Call, Processor, TvmToTsm, TvmToVmm
+from teeio.abi.operands import Actor
+from teeio.device.configuration import Configuration
+from teeio.errors import TeeioError
+from teeio.faults.points import Point, Seam, Strike
+from teeio.host.vmm.bus import PciFunction
+from teeio.host.vmm.kvm import GuestMachine
+from teeio.host.vmm.mailbox import Mailbox
+from teeio.observe import Event, MessageMoved, Observer
+from teeio.pcie.link import Way, described
+from teeio.platform import Platform, VirtualClock
+from teeio.spdm.state import RESPONDER_CAPABILITIES, Settings
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Inflict = Callable[["Scene", Point, Callable[[Any], Any], Any], Any]
+"""What a fault does: given what should happen, and with what, it gives what comes of it."""
+
+WITH_ANSWER = ", with an answer"
+"""What the name of a call ends with that goes on with the device's answer."""
+
+MEMORY_SIZE = 1 << 20
+VFS = 2
+HEARTBEAT = 10
+"""Heartbeat period of the sessions, seconds."""
+
+
+class Halted(Exception):
+    """The TVM has stopped for good; nothing in it runs on."""
+
+
+class Clock(VirtualClock):
+    """A clock that can also skip."""
+
+    def skip(self, seconds: float) -> None:
+        """Let time pass while nothing happens."""
+        self._now += seconds
+
+
+class Scene:
+    """A platform with its seams watched.
+
+    `points` are those that were passed, in order; `healing` ends what a fault left on, `borrowed` gives back what it took.
+    """
+
+    def __init__(self, strike: Strike | None = None, inflict: Inflict | None = None, *, seed: int = 1) -> None:
+        self.clock = Clock()
+        self.watch_frames = strike is None or strike.point.seam is Seam.FRAME
+        self.with_doe = self.watch_frames and (strike is None or "IDE" not in strike.point.name)
+        self.points: list[Point] = []
+        self.step = ""
+        self.struck = False
+        self.halted = False
+        self.late: bytes | None = None
+        self.healing = ExitStack()
+        self.borrowed = ExitStack()
+        self.leaks: list[str] = []
+        self.secret = b""
+        self._strike, self._inflict = strike, inflict
+        self._passed: Counter[tuple[Seam, str]] = Counter()
+        self._message = ""
+        self.platform = Platform.assemble(
+            seed=seed,
+            clock=self.clock,
+            memory_size=MEMORY_SIZE,
+            configuration=Configuration(
+                vfs=VFS, settings=Settings(capabilities=RESPONDER_CAPABILITIES, heartbeat_period=HEARTBEAT)
+            ),
+            observer=self._told,
+        )
+        bus = self.platform.vmm.bus
+        (self.pf,) = bus.enumerate()
+        bus.enable_vfs(self.pf, VFS)
+        self._watch()
+
+    @property
+    def vf(self) -> PciFunction:
+        """The function that the TVM gets."""
+        return self.pf.vfs[0]
+
+    def now(self) -> float:
+        """Read the clock."""
+        return self.platform.now()
+
+    # -- what passes
+
+    def passes(self, seam: Seam, name: str, act: Callable[[T], R], subject: T) -> R:
+        """Let something pass a seam; if this is where the fault strikes, it does."""
+        if not self.step:
+            return act(subject)
+        self._passed[seam, name] += 1
+        point = Point(seam, self.step, name, self._passed[seam, name])
+        if self._strike is None:
+            self.points.append(point)
+        elif self._inflict is not None and not self.struck and point == self._strike.point:
+            self.struck = True
+            result: R = self._inflict(self, point, act, subject)
+            return result
+        return act(subject)
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Let what happens inside pass without a fault and without being counted."""
+        step, self.step = self.step, ""
+        try:
+            yield
+        finally:
+            self.step = step
+
+    def attempt(self, what: Callable[[], object]) -> str:
+        """Try something that may be refused; give the refusal."""
+        try:
+            what()
+        except TeeioError as error:
+            return str(error)
+        return ""
+
+    # -- the seams
+
+    def _watch(self) -> None:
+        platform = self.platform
+        for row in _calls(Boundary.SEAMCALL):
+            self._watch_call(platform.module, row)
+        _replace(platform.vmm.pci_tsm, "mailboxes", self._mailbox)
+        _replace(platform.module, "guest", partial(self._tdcalls, platform.module.guest))
+        _replace(platform.module, "processor", partial(self._processor, platform.module.processor))
+        _replace(platform.vmm, "hypercalls", partial(self._hypercalls, platform.vmm.hypercalls))
+        platform.link.tamper = self._frame
+
+    def _watch_call(self, callee: object, row: Call) -> None:
+        method = getattr(callee, row.method)
+
+        def called(operands: Any, *now: float) -> Any:
+            if row.caller is Actor.TVM:
+                self._alive()
+            name = row.name + (WITH_ANSWER if getattr(operands, "response", None) is not None else "")
+            return self.passes(Seam.CALL, name, lambda given: method(given, *now), operands)
+
+        _replace(callee, row.method, called)
+
+    def _tdcalls(self, make: Callable[[int], TvmToTsm], tdr: int) -> TvmToTsm:
+        calls = make(tdr)
+        for row in _calls(Boundary.TDCALL):
+            self._watch_call(calls, row)
+        return calls
+
+    def _hypercalls(self, make: Callable[[GuestMachine], TvmToVmm], machine: GuestMachine) -> TvmToVmm:
+        calls = make(machine)
+        for row in _calls(Boundary.HYPERCALL):
+            self._watch_call(calls, row)
+        return calls
+
+    def _processor(self, make: Callable[[int], Processor], tdr: int) -> Processor:
+        return _Stoppable(make(tdr), self._alive)
+
+    def _alive(self) -> None:
+        if self.halted and self.step:
+            raise Halted
+
+    def _mailbox(self, function: PciFunction, observer: Observer) -> Mailbox:
+        mailbox = Mailbox(function, observer)
+        mailbox.courier = partial(self._carried, mailbox)
+        return mailbox
+
+    def _carried(self, mailbox: Mailbox, data_object: bytes, now: float) -> bytes:
+        name, self._message = self._message or "data object", ""
+        carry = partial(self.carry, mailbox, now=now)
+        late, self.late = self.late, None
+        answer = self.passes(Seam.MESSAGE, name, carry, data_object)
+        return answer if late is None else late
+
+    def carry(self, mailbox: Mailbox, data_object: bytes, now: float) -> bytes:
+        """Take a data object to the device and back."""
+        if now > self.platform.device.now:  # the VMM has waited
+            self.clock.skip(now - self.platform.device.now)
+            self.now()
+        if self.with_doe:
+            return mailbox.carry(data_object, now)
+        if not self.platform.link.up:
+            return b""
+        return self.platform.device.responder.respond(data_object, self.platform.device.now) or b""
+
+    def _frame(self, frame: bytes, way: Way) -> bytes | None:
+        if self.secret and self.secret in frame:
+            self.leaks.append(f"the secret is on the link, {way.value}")
+        if not self.watch_frames:
+            return frame
+        seen = described(frame, "", "")
+        name = f"{seen.kind} {seen.protection} {way.value}"
+        self.passes(Seam.FRAME, name, lambda one: self.platform.link.inject(one, way), frame)
+        return None
+
+    def _told(self, event: Event) -> None:
+        if isinstance(event, MessageMoved) and event.source == "TPA" and not event.name.startswith("VENDOR_DEFINED"):
+            self._message = event.name
+
+
+class _Stoppable:
+    """The loads and stores of a TVM that may have been stopped."""
+
+    def __init__(self, processor: Processor, alive: Callable[[], None]) -> None:
+        self._processor, self._alive = processor, alive
+
+    def load(self, gpa: int, size: int) -> bytes:
+        """Read."""
+        self._alive()
+        return self._processor.load(gpa, size)
+
+    def store(self, gpa: int, data: bytes) -> None:
+        """Write."""
+        self._alive()
+        self._processor.store(gpa, data)
+
+
+def _calls(boundary: Boundary) -> list[Call]:
+    return [row for row in CALLS.values() if row.boundary is boundary]
+
+
+def _replace(owner: object, name: str, stand_in: object) -> None:
+    setattr(owner, name, stand_in)

@@ -1,0 +1,66 @@
+"""Taking everything down after a fault, as the owners of a platform would: try, try again, wait for the device, reset it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from enum import Enum
+
+from teeio.errors import TeeioError
+from teeio.faults.accounts import counts, left
+from teeio.faults.life import Life
+from teeio.faults.scene import HEARTBEAT, Scene
+from teeio.guest.accept import Phase
+from teeio.pcie.seams import ResetKind
+
+
+class Returned(Enum):
+    """What it took until everything was back: the heartbeat is that of a session which the device alone still has."""
+
+    AT_ONCE = "at once"
+    AGAIN = "at the second try"
+    AFTER_LAPSE = "after a heartbeat lapse"
+    AFTER_RESET = "after a device reset"
+    NEVER = "never"
+
+
+def take_down(scene: Scene, life: Life) -> Returned:
+    """End what is left of a life; faults that last are healed first. Gives what it took."""
+    scene.late = None
+    scene.healing.close()
+    for attempt in (Returned.AT_ONCE, Returned.AGAIN, Returned.AFTER_LAPSE, Returned.AFTER_RESET):
+        if attempt is Returned.AFTER_LAPSE:
+            scene.clock.skip(3 * HEARTBEAT)
+        if attempt is Returned.AFTER_RESET:
+            scene.platform.device.reset(ResetKind.CONVENTIONAL)
+        _leave(scene, life)
+        _end(scene)
+        scene.platform.vmm.bus.restore(scene.pf)
+        if not left(counts(scene.platform)):
+            return attempt
+    return Returned.NEVER
+
+
+def _leave(scene: Scene, life: Life) -> None:
+    """Let the TVM give back what it has, if it still does anything."""
+    if scene.halted:
+        return
+    now, interface = scene.now(), life.interface
+    for driver, dma in zip(filter(None, [life.driver]), filter(None, [life.dma]), strict=True):
+        with suppress(TeeioError):
+            driver.remove(now)
+            dma.close(now)
+    if interface is not None and interface.phase is not Phase.UNLOCKED:
+        with suppress(TeeioError):
+            interface.release_driver()
+            interface.unlock(now)
+
+
+def _end(scene: Scene) -> None:
+    """Let the VMM end all TVMs and disconnect the device."""
+    vmm = scene.platform.vmm
+    for machine in list(vmm.kvm.machines.values()):
+        with suppress(TeeioError):
+            vmm.kvm.destroy(machine, scene.now())
+    if scene.pf.address in vmm.pci_tsm.connections:
+        with suppress(TeeioError):
+            vmm.pci_tsm.disconnect(scene.pf, scene.now())

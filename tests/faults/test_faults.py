@@ -1,0 +1,116 @@
+"""Faults strike at every kind of step; what the platform was found to do wrong once stands here by name."""
+
+import pytest
+
+from teeio.faults import (
+    FAULTS,
+    STEPS,
+    Ending,
+    Moment,
+    Point,
+    Returned,
+    Strike,
+    campaign,
+    play,
+    points,
+    sampled,
+    selected,
+)
+from teeio.faults.points import Seam
+from teeio.host.memory import PhysicalMemory
+from teeio.host.vmm.page_lender import PageLender
+from teeio.spdm.responder import Responder
+
+
+@pytest.fixture(scope="module")
+def passed() -> list[Point]:
+    return sampled(points())
+
+
+@pytest.fixture(scope="module")
+def chosen(passed: list[Point]) -> dict[str, Strike]:
+    return {fault.name: strike for fault, strike in selected(FAULTS.values(), passed)}
+
+
+def _at(passed: list[Point], fault: str, step: str, name: str, moment: Moment = Moment.INSTEAD) -> Strike:
+    point = next(point for point in passed if (point.step, point.name) == (step, name))
+    strike = Strike(point, moment)
+    assert strike in FAULTS[fault].strikes(passed)
+    return strike
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_after_a_fault_nothing_is_half_done_and_everything_comes_back(chosen: dict[str, Strike], name: str) -> None:
+    assert play(FAULTS[name], chosen[name]).problems == []
+
+
+def test_every_step_is_struck(chosen: dict[str, Strike]) -> None:
+    assert {strike.point.step for strike in chosen.values()} == set(STEPS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAULTS)
+def test_every_fault_at_every_point(passed: list[Point], name: str) -> None:
+    played = [play(fault, strike) for fault, strike in campaign([FAULTS[name]], passed)]
+    assert [(str(one.strike), one.problems) for one in played if one.problems] == []
+
+
+def test_a_life_repeats() -> None:
+    assert points() == points()
+
+
+def test_of_what_repeats_the_first_the_second_and_the_last_are_taken() -> None:
+    repeated = [Point(Seam.CALL, "launch", "TDG.MEM.PAGE.ACCEPT", number) for number in range(1, 8)]
+    assert [point.count for point in sampled(repeated)] == [1, 2, 7]
+
+
+# -- what was found
+
+
+def test_a_session_that_could_not_be_ended_is_not_forgotten(passed: list[Point]) -> None:
+    played = play(FAULTS["refused"], _at(passed, "refused", "disconnect", "TDH.SPDM.DISCONNECT"))
+    assert (played.ending, played.problems) == (Ending.UNFINISHED, [])
+
+
+@pytest.mark.parametrize("call", ["TDG.MEM.PAGE.ACCEPT", "TDH.MEM.PAGE.AUG"])
+def test_a_tvm_that_does_not_boot_leaves_nothing(passed: list[Point], call: str) -> None:
+    played = play(FAULTS["refused"], _at(passed, "refused", "launch", call))
+    assert (played.ending, played.returned, played.problems) == (Ending.UNDONE, Returned.AT_ONCE, [])
+
+
+@pytest.mark.parametrize(
+    ("step", "call"),
+    [("lock", "TDH.DEVIF.RESPONSE, with an answer"), ("accept", "TDG.DMAR.ACCEPT"), ("launch", "TDG.MEM.PAGE.ACCEPT")],
+)
+def test_a_call_that_is_refused_for_now_is_made_again(passed: list[Point], step: str, call: str) -> None:
+    played = play(FAULTS["busy"], _at(passed, "busy", step, call))
+    assert (played.ending, played.problems) == (Ending.WENT_ON, [])
+
+
+# -- what a run would notice
+
+
+def test_a_page_that_does_not_come_back_is_noticed(passed: list[Point], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PageLender, "take_back", lambda *_: None)
+    played = play(FAULTS["busy"], _at(passed, "busy", "accept", "TDG.TDI.START"))
+    assert any("pages that the VMM uses" in problem for problem in played.problems)
+
+
+def test_a_page_that_is_not_scrubbed_is_noticed(passed: list[Point], monkeypatch: pytest.MonkeyPatch) -> None:
+    move = PhysicalMemory._move
+
+    def moved(memory: PhysicalMemory, hpa: int, size: int, old: int, new: int) -> None:
+        contents = memory._store[hpa : hpa + size]
+        move(memory, hpa, size, old, new)
+        memory._store[hpa : hpa + size] = contents
+
+    monkeypatch.setattr(PhysicalMemory, "_move", moved)
+    played = play(FAULTS["halt"], _at(passed, "halt", "unlock", "TDCM.UNBIND", Moment.BEFORE))
+    assert "the VMM can read the secret in memory" in played.problems
+
+
+def test_a_session_that_is_not_forgotten_is_noticed(passed: list[Point], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Responder, "reset", lambda *_: None)
+    monkeypatch.setattr(Responder, "expire", lambda *_: None)
+    played = play(FAULTS["answer-lost"], _at(passed, "answer-lost", "keep", "HEARTBEAT"))
+    assert any("SPDM sessions (device)" in problem for problem in played.problems)
