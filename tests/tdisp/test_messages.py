@@ -110,7 +110,7 @@ def test_round_trip(cls: type[messages.Record], data: st.DataObject) -> None:
     assert "".join(encoded[s.start : s.end].hex() for s in cls.spans(encoded)) == encoded.hex()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(data=st.data())
 def test_mutated_messages_give_nothing_but_decode_error(data: st.DataObject) -> None:
     cls = data.draw(st.sampled_from(list(BY_CODE.values())))

@@ -241,7 +241,7 @@ def test_vendor_messages_go_to_their_handler(rig: Rig, connect: Callable[..., No
     assert run(flows.vendor_defined(request)).data == b"cba"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_no_message_makes_the_responder_raise(make_rig: Callable[..., Rig], data: st.DataObject) -> None:
     rig = make_rig()

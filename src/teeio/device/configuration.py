@@ -40,7 +40,8 @@ class Configuration:
     `functions` counts physical functions, of which function 0 has the VFs.
 
     `idle_ports` counts ports of the device, before the one in use, that no link hangs on: they take up IDE_KM port
-    indices. `services` says how the device does what the capabilities in `settings` offer besides identity and measurements.
+    indices. `doe_connections` are the ids of further SPDM connections through the DOE mailbox. `services` says how the device
+    does what the capabilities in `settings` offer besides identity and measurements.
     """
 
     manufacture: Manufacture = field(default_factory=Manufacture)
@@ -61,6 +62,7 @@ class Configuration:
     identities: tuple[Identity, ...] = field(default=(), repr=False)
     psks: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)
     services: Services = field(default_factory=Services)
+    doe_connections: tuple[int, ...] = ()
     name: str = "device"
 
     def another(self, number: int) -> Configuration:

@@ -16,6 +16,7 @@ from teeio.attestation.device_mode import DebugMode
 from teeio.crypto.entropy import Entropy
 from teeio.device.bus import FunctionBus
 from teeio.device.configuration import Configuration, build_functions, measurements_of, services_of
+from teeio.device.doe_connections import DoeConnections
 from teeio.device.dsm import Dsm, HostedTdisp
 from teeio.device.function import Function
 from teeio.device.identity import Firmware, Manufacturer, changes
@@ -31,7 +32,6 @@ from teeio.pcie.capabilities.doe import DoeCapability
 from teeio.pcie.capabilities.express import ExpressCapability
 from teeio.pcie.capabilities.ide import IdeCapability
 from teeio.pcie.config_space import Functions
-from teeio.pcie.doe import DoeBinding
 from teeio.pcie.doe_mailbox import DoeMailbox
 from teeio.pcie.ide_port import IdePort, InsecureCause
 from teeio.pcie.link import Link
@@ -39,7 +39,7 @@ from teeio.pcie.link_rules import CLOSED, LinkRules
 from teeio.pcie.ports import EndpointPort
 from teeio.pcie.registers import Register
 from teeio.pcie.seams import DONE, UNSUPPORTED, Dma, Interrupts, Reply, ResetKind
-from teeio.pcie.tlp import PAGE, CompletionStatus, Tlp, TlpType
+from teeio.pcie.tlp import PAGE, CompletionStatus, MessageCode, Tlp, TlpType
 from teeio.pcie.transfer import serve_memory
 from teeio.spdm.device_state import Identity
 from teeio.spdm.messages import DmtfEvent
@@ -89,8 +89,13 @@ class Device:
         self._buses = {function: self._make_bus(function) for function in self.tdis}
         self.measurements = measurements_of(configuration)
         self.dsm = self._make_dsm(entropy, self._identities(manufacturer, entropy, now))
-        self.responder = self.dsm.responder(DoeBinding(), name=configuration.name)
-        self.mailbox = DoeMailbox(self._doe_registers, self._doe, limit=DOE_LIMIT)
+        self.connections = DoeConnections(
+            self.dsm, configuration.doe_connections, lambda: self.now, name=configuration.name
+        )
+        self.responder = self.connections.responders[None]
+        self.mailbox = DoeMailbox(
+            self._doe_registers, self.connections.respond, self.connections.protocols, limit=DOE_LIMIT
+        )
         self._watch()
 
     # -- construction
@@ -254,9 +259,12 @@ class Device:
 
     def config_write(self, function: Bdf, offset: int, size: int, value: int) -> bool:
         """Write configuration space; False if there is no such function now. Locked or not, the write takes effect."""
-        done = self.functions.config_write(function, offset, size, value)
-        self._release_interrupts(function)
-        return done
+        space = self.functions.find(function)
+        if space is None:
+            return False
+        space.write(offset, size, value)
+        self._buses[self._by_space[space]].release_interrupts()
+        return True
 
     def bar_read(self, function: Bdf, bar: int, offset: int, size: int, t_bit: bool, stream_id: int | None) -> Reply:
         """Read a BAR as the TDI's state allows, else Unsupported Request."""
@@ -338,10 +346,18 @@ class Device:
     def receive(self, tlp: Tlp, t_bit: bool, stream_id: int | None) -> Reply:
         """Take a memory request or a message from the link."""
         if tlp.type.is_message:
-            return DONE
+            return self._message(tlp, t_bit, stream_id)
         if tlp.type is TlpType.MWR and tlp.memory().common.poisoned:
             return self._poisoned(tlp, t_bit, stream_id)
         return serve_memory(self.functions, self, tlp, t_bit, stream_id)
+
+    def _message(self, tlp: Tlp, t_bit: bool, stream_id: int | None) -> Reply:
+        """Take what ATS has to say to a function; a Vendor_Defined Type 0 that means nothing here is unsupported (2.2.8.6)."""
+        header = tlp.message()
+        if header.code in (MessageCode.INVALIDATE_REQUEST, MessageCode.PRG_RESPONSE):
+            found = self._at(Bdf.of(int.from_bytes(header.body[:2], "big"), self.functions.first.segment))
+            return UNSUPPORTED if found is None else self._buses[found].translating.receive(tlp, t_bit, stream_id)
+        return UNSUPPORTED if header.code == MessageCode.VENDOR_DEFINED_0 else DONE
 
     def _poisoned(self, tlp: Tlp, t_bit: bool, stream_id: int | None) -> Reply:
         """Drop a poisoned write; one that a TDI would have taken cannot be recovered (11.4.6)."""
@@ -356,9 +372,6 @@ class Device:
     def _insecure(self, stream_id: int, cause: InsecureCause) -> None:
         for tdi in self.tdis.values():
             tdi.stream_insecure(stream_id)
-
-    def _doe(self, data_object: bytes) -> bytes | None:
-        return self.responder.respond(data_object, self.now)
 
     def _vfs_written(self, register: Register, old: int, new: int) -> None:
         present = set(self.present().values())

@@ -9,13 +9,16 @@ from collections.abc import Sequence
 
 from teeio.crypto.certificates import PciIdentity
 from teeio.device.models.model import FunctionModel, Region
+from teeio.device.translations import TranslationCache
 from teeio.pcie.address import AddressRange
 from teeio.pcie.capabilities.aer import AerCapability
 from teeio.pcie.capabilities.ats import AtsCapability
 from teeio.pcie.capabilities.bar import Bar
 from teeio.pcie.capabilities.express import ExpressCapability
 from teeio.pcie.capabilities.header import CommonHeader, Type0Header, VirtualFunctionHeader
+from teeio.pcie.capabilities.msi import MsiCapability
 from teeio.pcie.capabilities.msix import MsixCapability
+from teeio.pcie.capabilities.page_request import PageRequestCapability
 from teeio.pcie.capabilities.power import PowerManagementCapability
 from teeio.pcie.capabilities.sriov import SriovCapability
 from teeio.pcie.config_space import ConfigSpace, ExtendedCapability
@@ -43,9 +46,12 @@ class Function:
         self.model = model
         self.parent = parent
         self.header = space.need(CommonHeader)
+        self.msi = space.need(MsiCapability)
         self.msix = space.need(MsixCapability)
         self.express = space.need(ExpressCapability)
         self.sriov = space.find(SriovCapability)
+        self.page_requests = (parent.space if parent else space).find(PageRequestCapability)
+        self.translations = TranslationCache(space.need(AtsCapability), self.page_requests)
 
     @property
     def regions(self) -> list[Region]:
@@ -94,6 +100,7 @@ class Function:
     def reset(self, *, sticky_too: bool = False) -> None:
         """Give everything its reset value: registers, MSI-X table, and the model with all its data."""
         self.model.scrub()
+        self.translations.clear()
         self.space.reset(sticky_too=sticky_too)
         self.msix.table.reset()
         self.drop_interrupts()
@@ -121,8 +128,8 @@ def physical_space(
     express = ExpressCapability(tee_io=tee_io)
     return ConfigSpace(
         header,
-        [PowerManagementCapability(), express, _msix(model)],
-        [AerCapability(), *extended, AtsCapability()],
+        [PowerManagementCapability(), express, _msix(model), MsiCapability()],
+        [AerCapability(), *extended, AtsCapability(), PageRequestCapability()],
     )
 
 
@@ -134,7 +141,8 @@ def virtual_space(pci: PciIdentity, model: FunctionModel) -> ConfigSpace:
         subsystem_vendor_id=pci.subsystem_vendor or 0,
         subsystem_id=pci.subsystem_device or 0,
     )
-    return ConfigSpace(header, [ExpressCapability(tee_io=True), _msix(model)], [AerCapability(), AtsCapability()])
+    capabilities = [ExpressCapability(tee_io=True), _msix(model), MsiCapability()]
+    return ConfigSpace(header, capabilities, [AerCapability(), AtsCapability()])
 
 
 def sriov(pci: PciIdentity, model: FunctionModel, total: int, first_offset: int, stride: int) -> SriovCapability:

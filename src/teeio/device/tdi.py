@@ -159,6 +159,9 @@ class Tdi:
         ats = self.function.space.find(AtsCapability)
         if ats is not None and ats.enabled:
             info |= InterfaceInfo.ATS_ENABLED
+        pages = self.function.page_requests
+        if pages is not None and pages.enabled:
+            info |= InterfaceInfo.PRS_ENABLED
         placed = self.function.placed()
         ranges = [
             MmioRange(
@@ -185,8 +188,12 @@ class Tdi:
         return any(placed.overlaps(other) for placed in self._locked_at.values())
 
     def quiesce(self) -> None:
-        """Abort accepted work and drop interrupts that wait; between two of the model's steps no DMA is under way."""
+        """Abort accepted work, drop interrupts that wait, translations and page requests (11.3.8, 11.3.16).
+
+        Between two of the model's steps no DMA is under way.
+        """
         self.function.model.abort()
+        self.function.translations.clear()
         self.function.drop_interrupts()
 
     def scrub(self) -> None:
@@ -203,6 +210,8 @@ class Tdi:
         if self.function.parent is not None:
             self.function.parent.express.observe(self._written)
             self.function.parent.space.need(SriovCapability).observe(self._written)
+            if self.function.page_requests is not None:
+                self.function.page_requests.observe(self._written)
 
     def _written(self, register: Register, old: int, new: int) -> None:
         if not self.state.locked:

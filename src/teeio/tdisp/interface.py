@@ -80,6 +80,11 @@ class Interface:
         return self._session
 
     @property
+    def holds_nonce(self) -> bool:
+        """Whether a nonce waits for START."""
+        return self._nonce is not None
+
+    @property
     def parameters(self) -> LockParameters | None:
         """What the TDI was locked with; None in CONFIG_UNLOCKED."""
         return self._parameters
