@@ -1,6 +1,7 @@
 """Every signature, key exchange and hash algorithm that is said to be implemented, and how the others are refused."""
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed448
 
 from teeio.crypto.aead import AeadKey
 from teeio.crypto.algorithms import Aead, BaseAsym, BaseHash, Dhe, Kem, MeasurementHash
@@ -113,3 +114,10 @@ def test_what_no_library_gives_is_refused_with_what_to_do(ask: object) -> None:
 def test_hashes(algorithm: BaseHash) -> None:
     assert len(digest(algorithm, b"x")) == algorithm.size
     assert MeasurementHash[str(algorithm.name)].base_hash is algorithm
+
+
+def test_an_ed448_key_that_is_no_point_of_the_curve_verifies_nothing() -> None:
+    """The library that reads certificates takes any 57 bytes."""
+    public = ed448.Ed448PublicKey.from_public_bytes(bytes([0, *[7] * 55, 0]))
+    with pytest.raises(AuthenticationFailed):
+        verify(public, BaseAsym.ED448, b"message", bytes(114), BaseHash.SHA_384, "context")

@@ -1,5 +1,6 @@
 """Large messages in pieces, both ways, and what a peer may not do with them."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,10 +10,13 @@ from hypothesis import strategies as st
 from spdm_pair import Pair
 from teeio.crypto.algorithms import P384_SUITE
 from teeio.errors import Misuse, PeerViolation
+from teeio.flow import Send
 from teeio.spdm import flows
 from teeio.spdm import messages as m
 from teeio.spdm.chunking import Incoming, Outgoing
 from teeio.spdm.constants import Capability, ErrorCode, SummaryType, Version
+from teeio.spdm.exchange import ask
+from teeio.spdm.rules import Phase
 from teeio.spdm.state import REQUESTER_CAPABILITIES, RESPONDER_CAPABILITIES
 from teeio.spdm.vendor import vendor_exchange
 
@@ -49,6 +53,53 @@ def test_everything_works_in_small_pieces(version: Version, requester: int, resp
     limits = {"req": responder, "rsp": requester}
     # GET_CAPABILITIES is where the sizes are told; what comes before and it itself are small anyway.
     assert all(len(frame) - 1 <= limits[way] for way, frame in pair.frames if frame[0] == 0)
+
+
+@pytest.mark.parametrize("version", [Version.V1_2, Version.V1_3, Version.V1_4], ids=lambda v: v.text)
+@pytest.mark.parametrize(("requester", "responder"), [(42, 42), (42, 4608), (4608, 42)])
+def test_the_smallest_transfer_size_carries_negotiation_too(version: Version, requester: int, responder: int) -> None:
+    """NEGOTIATE_ALGORITHMS, ALGORITHMS and CAPABILITIES with its block of algorithms are larger than 42 bytes."""
+    pair = small(version, requester, responder)
+    pair.run(flows.connect(pair.requester, list_algorithms=True))
+    listed = pair.requester.connection.offered_by_responder
+    assert (listed is not None) == (version >= Version.V1_3)
+    pair.run(flows.get_certificate(pair.requester))
+    pair.run(flows.challenge(pair.requester))
+    pair.run(flows.end_session(pair.requester, pair.run(flows.key_exchange(pair.requester))))
+    limits = {"req": responder, "rsp": requester}
+    assert all(len(frame) - 1 <= limits[way] for way, frame in pair.frames if frame[0] == 0)
+
+
+def test_chunks_before_capabilities_are_unexpected() -> None:
+    pair = Pair()
+    assert pair.say(m.GetVersion().encode(m.Facts(version=Version.V1_0))) is not None
+    for request in (m.ChunkSend(handle=1, chunk=b"x" * 50, large_message_size=100), m.ChunkGet(handle=1)):
+        answer = pair.say(bytes([Version.V1_0]) + request.encode(m.Facts(version=Version.V1_2))[1:])
+        assert (answer or b"")[1] == m.Error.CODE
+
+
+def test_without_chunk_chunks_are_not_supported_before_algorithms_either() -> None:
+    pair = small(Version.V1_3, 64, 64)
+    pair.responder.settings = replace(pair.responder.settings, capabilities=RESPONDER_CAPABILITIES & ~Capability.CHUNK)
+    facts = m.Facts(version=Version.V1_3)
+    offered = m.GetCapabilities(flags=REQUESTER_CAPABILITIES, data_transfer_size=64, max_message_size=4096)
+    for request, version in ((m.GetVersion(), Version.V1_0), (offered, Version.V1_3)):
+        assert (pair.say(request.encode(m.Facts(version=version))) or b"")[1] != m.Error.CODE
+    answer = pair.say(m.ChunkSend(handle=1, chunk=b"x" * 48, large_message_size=100).encode(facts))
+    assert (answer or b"")[1:4] == bytes([m.Error.CODE, ErrorCode.UNSUPPORTED_REQUEST, m.ChunkSend.CODE])
+
+
+def test_without_chunk_a_large_answer_before_capabilities_is_a_violation() -> None:
+    """The requester's own flag is all that the peer can go by then."""
+    pair = small(Version.V1_3, 42, 4608)
+    requester = pair.requester
+    requester.agreed(phase=Phase.VERSION_DONE, version=Version.V1_3)
+    requester.settings = replace(requester.settings, capabilities=requester.settings.capabilities & ~Capability.CHUNK)
+    action = requester.start(ask(m.GetCapabilities(data_transfer_size=42, max_message_size=42)))
+    assert isinstance(action, Send)
+    large = m.Error(error_code=ErrorCode.LARGE_RESPONSE, extended=b"\x01").encode(m.Facts(version=Version.V1_3))
+    with pytest.raises(PeerViolation, match="without CHUNK"):
+        requester.receive(pair.requester.binding.wrap(large, secured=False))
 
 
 class _Echo:

@@ -415,7 +415,10 @@ def test_a_vendor_message_in_the_large_form_is_answered_in_it(flag: Capability) 
     ],
 )
 def test_a_responder_that_contradicts_itself_is_noticed(flags: Capability, why: str) -> None:
-    pair = device(Version.V1_4, flags)
+    with pytest.raises(Misuse, match=why):
+        device(Version.V1_4, flags)
+    pair = device(Version.V1_4)
+    pair.responder.settings = replace(pair.responder.settings, capabilities=RESPONDER_CAPABILITIES | flags)
     with pytest.raises(PeerViolation, match=why):
         pair.run(flows.connect(pair.requester))
 

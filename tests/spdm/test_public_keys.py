@@ -30,7 +30,9 @@ from teeio.spdm import flows
 from teeio.spdm import messages as m
 from teeio.spdm.constants import PUBLIC_KEY_SLOT, Capability, ErrorCode, MutualAuth, SummaryType, Version
 from teeio.spdm.device_state import Identity
+from teeio.spdm.provisioning import Provisioning
 from teeio.spdm.public_keys import from_four_bits, in_four_bits
+from teeio.spdm.rules import Phase
 from teeio.spdm.state import REQUESTER_CAPABILITIES, SessionPhase, Settings
 
 LATER = [Version.V1_3, Version.V1_4]
@@ -167,8 +169,27 @@ def test_what_is_offered_must_be_there() -> None:
         Pair(identities=(Identity.of_public_key(key(P384)),))
     with pytest.raises(Misuse, match="PUB_KEY_ID is offered without an identity"):
         Pair(requester_changes={"capabilities": REQUESTER_CAPABILITIES | MUTUAL}, requester_identities=(P256,))
-    with pytest.raises(Misuse, match=r"1\.0 knows no"):
+    with pytest.raises(Misuse, match=r"contradict each other in SPDM 1\.0: signed MEAS needs CERT"):
         known_device(Version.V1_0)
+    with pytest.raises(Misuse, match="no certificate slots"):
+        Provisioning.of([Identity.of_public_key(key(P384))])
+
+
+def test_a_requester_that_offers_1_0_too_is_authenticated_by_its_key_from_1_1_on() -> None:
+    pair = known_requester(basic=True)
+    pair.requester.settings = replace(pair.requester.settings, versions=(Version.V1_2, Version.V1_0))
+    pair.run(flows.connect(pair.requester))
+    pair.run(flows.challenge(pair.requester, PUBLIC_KEY_SLOT))
+    assert pair.responder.connection.requester_key is not None
+
+
+def test_signed_endpoint_information_alone_needs_a_hash() -> None:
+    flags = PUB_KEY_ID | Capability.EP_INFO_SIG
+    pair = known_device(Version.V1_3, flags)
+    with pytest.raises(ErrorResponse, match="INVALID_REQUEST"):
+        pair.requester.settings = replace(pair.requester.settings, base_hash=())
+        pair.run(flows.connect(pair.requester))
+    assert pair.responder.connection.phase is Phase.CAPABILITIES_DONE
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Sequence numbers: what travels of them, that they never repeat, and what happens before a key has protected too many records."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from teeio.spdm.binding import Binding
 from teeio.spdm.constants import Capability, ErrorCode, Version
 from teeio.spdm.device_state import Measured
 from teeio.spdm.key_schedule import KeySchedule
-from teeio.spdm.record import MAX_RECORDS, MIN_RECORDS, RecordKey, RecordTerms, record_header
+from teeio.spdm.record import MAX_RECORDS, MIN_RECORDS, RecordKey, RecordTerms, record_header, room
 from teeio.spdm.state import REQUESTER_CAPABILITIES, RESPONDER_CAPABILITIES, SessionPhase, Settings
 from teeio.tcp_binding import TcpBinding
 
@@ -210,3 +211,46 @@ def test_a_key_update_that_is_refused_leaves_the_limit_in_force() -> None:
     with pytest.raises(TeeioError, match="may protect no more"):
         pair.run(flows.heartbeat(session))
     assert not pair.requester.sessions
+
+
+def test_a_key_update_that_comes_due_does_not_part_measurements_from_their_signature() -> None:
+    """KEY_UPDATE begins L anew on both sides: it must come before the requester looks at what L has."""
+    updated = set()
+    for before in range(12):
+        pair = limited(16)
+        session = pair.open_session()
+        first = session.request_key.secret
+        for _ in range(before):
+            pair.run(flows.get_measurements(pair.requester, 1, signed=False), session.session_id)
+        was = session.request_key.secret
+        pair.run(flows.get_measurements(pair.requester), session.session_id)
+        updated.add((was == first, session.request_key.secret == was))
+    assert (True, False) in updated, "in none of the runs the update came right before the signature"
+
+
+@pytest.mark.parametrize("binding", [one for one, _ in BINDINGS], ids=lambda one: one.name)
+def test_the_largest_message_of_a_record_fits_into_a_frame(binding: Binding) -> None:
+    message = HEARTBEAT + bytes(room(binding) - len(HEARTBEAT))
+    frame = binding.wrap(seal(record_key(), binding, message), secured=True)
+    record, secured = binding.unwrap(frame)
+    assert (secured, record_key().open(record, binding)) == (True, message)
+    with pytest.raises(Misuse, match="a record holds a message of"):
+        seal(record_key(), binding, message + b"\0")
+
+
+@pytest.mark.parametrize(
+    ("version", "code"), [(Version.V1_1, ErrorCode.UNSPECIFIED), (Version.V1_2, ErrorCode.RESPONSE_TOO_LARGE)]
+)
+def test_an_answer_that_no_frame_holds_is_refused(version: Version, code: ErrorCode) -> None:
+    kind = m.MeasurementType.MUTABLE_FIRMWARE
+    pair = Pair(
+        version, P384_SUITE, {"versions": (version,)}, {"data_transfer_size": 1 << 24, "max_message_size": 1 << 24}
+    )
+    pair.requester.settings = replace(pair.requester.settings, capabilities=NOTHING)
+    pair.run(flows.connect(pair.requester))
+    pair.responder.measurements.measured = [Measured(at, kind, bytes(0xFFF0), always_raw=True) for at in range(1, 20)]
+    facts = pair.requester.connection.facts
+    frame = DoeBinding().wrap(m.GetMeasurements(operation=0xFF).encode(facts), secured=False)
+    pair.responder.binding = DoeBinding()
+    answer, _ = DoeBinding().unwrap(pair.responder.respond(frame) or b"")
+    assert answer[1:3] == bytes([m.Error.CODE, code])

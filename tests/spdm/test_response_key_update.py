@@ -6,10 +6,7 @@ import pytest
 
 from spdm.mutual_pair import VERSIONS, error_head, mutual_pair
 from spdm_pair import Pair
-from teeio.errors import (
-    ErrorResponse,
-    Misuse,
-)
+from teeio.errors import AuthenticationFailed, ErrorResponse, Misuse
 from teeio.observe import Refused, SecretDerived
 from teeio.spdm import flows
 from teeio.spdm import messages as m
@@ -109,3 +106,25 @@ def test_when_a_key_update_cannot_be_asked_for() -> None:
     plain = Pair()
     with pytest.raises(Misuse, match="ENCAP is not negotiated"):
         renew_response_key(plain.responder, plain.open_session().session_id)
+
+
+@pytest.mark.parametrize("code", [m.EncapsulatedResponseAck.CODE, m.HeartbeatAck.CODE])
+def test_only_a_refusal_may_come_under_the_response_key_before_the_update(code: int) -> None:
+    pair = mutual_pair()
+    session = pair.open_session()
+    theirs = pair.responder.sessions[session.session_id]
+    old = theirs.response_key
+    renew_response_key(pair.responder, session.session_id)
+    honest = pair.carry
+
+    def carry(frame: bytes) -> bytes:
+        answer = honest(frame)
+        if theirs.response_key is old:
+            return answer
+        binding, message = pair.requester.binding, bytes([0x12, code, 0, 0, 0, 0, 0, 0])
+        return binding.wrap(old.seal(session.session_id, message, binding, pair.requester.entropy), secured=True)
+
+    pair.carry = carry  # type: ignore[method-assign]
+    with pytest.raises(AuthenticationFailed, match="under the key before the update"):
+        pair.run(flows.serve_pending(pair.requester, session))
+    assert not pair.requester.sessions

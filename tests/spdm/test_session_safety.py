@@ -209,3 +209,13 @@ def test_a_refused_quick_start_restores_nothing() -> None:
     pair.say(bytes([0x10, m.GetVersion.CODE, 0, 0]))
     assert (pair.say(bytes([0x12, m.PskExchange.CODE, 0, 0])) or b"")[1] == m.Error.CODE
     assert pair.responder.connection.phase is Phase.VERSION_DONE
+
+
+def test_a_new_key_is_not_verified_under_the_key_before_the_update() -> None:
+    pair = Pair()
+    session = pair.open_session()
+    facts = pair.requester.connection.facts
+    pair.say(m.KeyUpdate(operation=KeyUpdateOperation.UPDATE_KEY, tag=1).encode(facts), session)
+    verify = m.KeyUpdate(operation=KeyUpdateOperation.VERIFY_NEW_KEY, tag=1).encode(facts)
+    assert (pair.say(verify, session) or b"")[1:3] == bytes([m.Error.CODE, ErrorCode.DECRYPT_ERROR])
+    assert not pair.responder.sessions

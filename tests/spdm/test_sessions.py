@@ -258,3 +258,20 @@ def test_session_states_are_told() -> None:
     pair.run(flows.end_session(pair.requester, session))
     states = [(event.old, event.new) for event in pair.events if isinstance(event, StateChanged)]
     assert states == [("handshake", "established"), ("established", "ended")]
+
+
+@pytest.mark.parametrize(
+    ("has", "told"),
+    [(Capability.PSK_WITH_CONTEXT, Capability.PSK), (Capability.PSK, Capability.PSK_WITH_CONTEXT)],
+    ids=["a context unannounced", "no context though announced"],
+)
+def test_the_responders_context_is_there_as_its_capabilities_say(has: Capability, told: Capability) -> None:
+    pair = Pair(
+        responder_changes={"capabilities": RESPONDER_CAPABILITIES | has},
+        requester_changes={"capabilities": REQUESTER_CAPABILITIES | Capability.PSK},
+    )
+    pair.run(flows.connect(pair.requester))
+    pair.requester.agreed(responder_capabilities=RESPONDER_CAPABILITIES | told)
+    with pytest.raises(PeerViolation, match="against PSK_CAP"):
+        pair.run(flows.psk_exchange(pair.requester, b"hint", b"pre-shared key"))
+    assert not pair.requester.sessions

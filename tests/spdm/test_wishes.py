@@ -8,10 +8,12 @@ import pytest
 from spdm.mutual_pair import mutual_pair
 from spdm_pair import Pair
 from teeio.errors import ErrorResponse
+from teeio.flow import Send
 from teeio.spdm import flows
 from teeio.spdm import messages as m
 from teeio.spdm.constants import Capability, ErrorCode, Version
-from teeio.spdm.events import MAX_WAITING, Events
+from teeio.spdm.encapsulation import ask_requester
+from teeio.spdm.events import MAX_WAITING, Events, subscriber
 from teeio.spdm.state import MUTUAL_CAPABILITIES, REQUESTER_CAPABILITIES, Session
 from teeio.spdm.wishes import MAX_EVENTS, Acquaintance, KeyRenewal, report_events
 
@@ -134,3 +136,39 @@ def test_without_encapsulation_there_is_nothing_to_fetch() -> None:
     answer = pair.say(m.GetEncapsulatedRequest().encode(facts), session)
     assert (answer or b"")[1:3] == bytes([m.Error.CODE, ErrorCode.UNSUPPORTED_REQUEST])
     assert pair.responder.pending is None
+
+
+def test_a_handshake_is_no_place_to_get_acquainted() -> None:
+    learned: list[Any] = []
+    flags = REQUESTER_CAPABILITIES | MUTUAL_CAPABILITIES | Capability.EP_INFO_NO_SIG
+    pair = wishing(Acquaintance(learned.append), requester=flags)
+    pair.responder.mutual = None
+    pair.authenticate()
+    r = pair.requester
+    action = r.start(flows.key_exchange(r))
+    assert isinstance(action, Send)
+    r.receive(pair.carry(action.frame))
+    (session,) = r.sessions.values()
+    r.cancel()
+    session.request_key.sequence = 0  # FINISH never left
+    answer = pair.say(m.GetEncapsulatedRequest().encode(r.connection.facts), session)
+    assert (answer or b"")[1:3] == bytes([m.Error.CODE, ErrorCode.NO_PENDING_REQUESTS])
+    assert pair.run(flows.serve_pending(r)) is True
+    assert len(learned) == 1
+
+
+def test_what_a_responder_subscribes_to_is_known_by_its_session_and_ends_with_it() -> None:
+    flags = REQUESTER_CAPABILITIES | MUTUAL_CAPABILITIES | Capability.EVENT
+    pair = wishing(requester=flags)
+    mine = pair.requester.events
+    assert mine is not None
+    session = pair.open_session()
+    theirs = pair.responder.sessions[session.session_id]
+    wanted = [m.EventGroup(types=(m.EventType(type_id=CHANGED),))]
+    for _ in range(3):
+        ask_requester(pair.responder, lambda side: flows.subscribe_event_types(theirs, wanted), session.session_id)
+        assert pair.run(flows.serve_pending(pair.requester, session)) is True
+    key = subscriber(pair.requester.events_connection, session.session_id)
+    assert mine.subscriptions == {key: frozenset({CHANGED})}
+    pair.run(flows.end_session(pair.requester, session))
+    assert mine.subscriptions == {}

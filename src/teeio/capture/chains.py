@@ -1,7 +1,8 @@
-"""Certificate chains of one side, put together from their portions, and the checks that need them."""
+"""What one side is known by, and the checks that need it: certificate chains, put together from portions, or a provisioned public key."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 from teeio.capture.findings import Finding, Verdict, compared, not_checkable
@@ -9,11 +10,12 @@ from teeio.capture.negotiated import Negotiated, Signer
 from teeio.crypto.algorithms import BaseHash
 from teeio.crypto.certificates import leaf_public_key, load_certificate, parse_chain
 from teeio.crypto.kdf import digest
-from teeio.crypto.keys import PublicKey
+from teeio.crypto.keys import Asym, PublicKey
 from teeio.errors import AuthenticationFailed, DecodeError, Incompatible
 from teeio.spdm import messages as m
 from teeio.spdm.byte_order import ByteOrder
 from teeio.spdm.constants import PUBLIC_KEY_SLOT
+from teeio.spdm.public_keys import key_hash, key_of
 from teeio.spdm.signing import verify_transcript
 
 MAX_CHAIN = 1 << 20
@@ -22,14 +24,31 @@ MAX_CHAIN = 1 << 20
 MAX_REMEMBERED = 64
 
 
-class Chains:
-    """The chains and digests of one side's slots on one connection; `remembered` has chains of others by digest."""
+@dataclass(frozen=True, slots=True)
+class ProvisionedKeys:
+    """Public keys by which sides are known (PUB_KEY_ID), which no capture has. Of several the first that serves the algorithm counts."""
 
-    def __init__(self, remembered: dict[bytes, bytes] | None = None) -> None:
+    responder: tuple[PublicKey, ...] = ()
+    requester: tuple[PublicKey, ...] = ()
+
+
+class Chains:
+    """The chains and digests of one side's slots on one connection, or its public key.
+
+    `remembered` has chains of others by digest, `keys` the public keys of which one may be this side's.
+    """
+
+    def __init__(self, remembered: dict[bytes, bytes] | None = None, keys: tuple[PublicKey, ...] = ()) -> None:
+        self.public_key: PublicKey | None = None
+        self._keys = keys
         self.by_slot: dict[int, bytes] = {}
         self.digests: dict[int, bytes] = {}
         self._portions: dict[int, bytearray] = {}
         self._remembered = {} if remembered is None else remembered
+
+    def enter_algorithm(self, algorithm: Asym) -> None:
+        """Learn the side's signature algorithm, which tells its public key."""
+        self.public_key = key_of(self._keys, algorithm)
 
     def enter_digests(self, digests: m.Digests) -> list[Finding]:
         """Enter DIGESTS; say of which known chain it gives the digest."""
@@ -77,7 +96,10 @@ class Chains:
         return findings
 
     def hash_of(self, slot: int, n: Negotiated) -> bytes | None:
-        """Give the digest of a slot's chain: of the chain itself or, if it was not read here, as DIGESTS gave it."""
+        """Give the digest of a slot's chain: of the chain itself or, if it was not read here, as DIGESTS gave it; or the key's hash."""
+        if slot == PUBLIC_KEY_SLOT:
+            key = self.public_key if n.hash_implemented else None
+            return None if key is None else key_hash(n.connection.base_hash, key)
         chain = self.by_slot.get(slot)
         if chain is not None and n.hash_implemented:
             return digest(n.connection.base_hash, chain)
@@ -87,23 +109,23 @@ class Chains:
         """Check that `value` is the digest of the chain of `slot`."""
         actual = self.hash_of(slot, n)
         if actual is None:
-            return not_checkable(check, _missing(slot))
-        return compared(check, actual == value, f"it is not the digest of the chain of slot {slot}")
+            return not_checkable(check, missing(slot))
+        what = "hash of the public key" if slot == PUBLIC_KEY_SLOT else f"digest of the chain of slot {slot}"
+        return compared(check, actual == value, f"it is not the {what}")
 
     def check_signature(
         self, check: str, slot: int, context: str, transcript: bytes, signature: bytes, n: Negotiated, signer: Signer
     ) -> Finding:
-        """Check a signature over `transcript` with the leaf key of `slot`."""
+        """Check a signature over `transcript` with the leaf key of `slot`, or with the public key."""
         base_hash = n.connection.base_hash
-        chain = self.by_slot.get(slot)
-        if chain is None:
-            return not_checkable(check, _missing(slot))
         if not n.hash_implemented:
             return not_checkable(check, f"no implementation of {base_hash!r}")
         try:
-            key = _leaf_key(chain, base_hash)
+            key = self._key(slot, base_hash)
         except (AuthenticationFailed, DecodeError) as error:
             return not_checkable(check, str(error))
+        if key is None:
+            return not_checkable(check, missing(slot))
         try:
             # The capture does not say which byte order the sides of 1.0 and 1.1 have agreed on.
             verify_transcript(key, signer.algorithm, n.connection, context, transcript, signature, ByteOrder.EITHER)
@@ -113,10 +135,17 @@ class Chains:
             return Finding(check, Verdict.WRONG, str(error))
         return Finding(check, Verdict.OK)
 
+    def _key(self, slot: int, base_hash: BaseHash) -> PublicKey | None:
+        if slot == PUBLIC_KEY_SLOT:
+            return self.public_key
+        chain = self.by_slot.get(slot)
+        return None if chain is None else _leaf_key(chain, base_hash)
 
-def _missing(slot: int) -> str:
+
+def missing(slot: int) -> str:
+    """Say that what a signer is known by is not there."""
     if slot == PUBLIC_KEY_SLOT:
-        return "the provisioned public key is not in the capture"
+        return "the provisioned public key is not known: no capture has it"
     return f"the certificate chain of slot {slot} is not in the capture"
 
 

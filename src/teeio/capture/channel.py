@@ -172,10 +172,12 @@ class Channel:
             return
         if used < len(found.raw):
             rest, found.raw = found.raw[used:], found.raw[:used]
-            allowed = self.binding.max_transport_padding if found.protection is Protection.CLEAR else 0
-            found.trailing = rest if len(rest) > allowed or any(rest) else b""
+            found.trailing = rest if len(rest) > self._padding(found) or any(rest) else b""
         if isinstance(found.message, VENDOR_DEFINED):
             found.vendor = decode_vendor(found.message)
+
+    def _padding(self, found: DissectedMessage) -> int:
+        return self.binding.max_transport_padding if found.protection is Protection.CLEAR else 0
 
     def _nested(self, found: DissectedMessage, raw: bytes, direction: Direction) -> DissectedMessage:
         found.inner = DissectedMessage(
@@ -205,7 +207,9 @@ class Channel:
             return
         if isinstance(message, REPEATED):
             return
-        scope.pending, scope.vendor = Exchange(message, found.raw, scope.session, found.frame), found.vendor
+        # Too many bytes behind a request make it as unreadable to the responder as too few.
+        readable = message if len(found.trailing) <= self._padding(found) else None
+        scope.pending, scope.vendor = Exchange(readable, found.raw, scope.session, found.frame), found.vendor
         found.findings += effects.requested(scope.conversation, scope.pending)
         if isinstance(message, m.DeliverEncapsulatedResponse):
             self._encapsulated(found, message.inner, scope, Direction.REQUEST)

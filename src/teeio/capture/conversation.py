@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from teeio.capture.chains import Chains
+from teeio.capture.chains import Chains, ProvisionedKeys
 from teeio.capture.keyring import KeyRing
 from teeio.capture.negotiated import Negotiated
 from teeio.capture.sessions import DissectedSession
@@ -41,19 +41,21 @@ class Exchange:
 
 @dataclass(slots=True)
 class Ledger:
-    """What the connections of a capture share: the key log, chains by digest; and all of them, with all sessions.
+    """What the connections of a capture share: the key log, public keys, chains by digest; and all of them, with all sessions.
 
     A chain read on one connection serves another, because a requester that finds an unchanged digest reads no chain.
     """
 
     key_ring: KeyRing
+    provisioned: ProvisionedKeys = ProvisionedKeys()
     chains: dict[bytes, bytes] = field(default_factory=dict, repr=False)
     connections: list[Conversation] = field(default_factory=list)
     sessions: list[DissectedSession] = field(default_factory=list)
 
     def begin(self, ends: str, frame: int, *, whole: bool) -> Conversation:
         """Begin a connection between `ends`; `whole` says whether GET_VERSION was seen, which begins every one."""
-        chains, requester_chains = Chains(self.chains), Chains(self.chains)
+        chains = Chains(self.chains, self.provisioned.responder)
+        requester_chains = Chains(self.chains, self.provisioned.requester)
         number = len(self.connections) + 1
         found = Conversation(self, number, ends, frame, whole, chains, requester_chains, last_frame=frame)
         self.connections.append(found)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from teeio.capture.chains import ProvisionedKeys
 from teeio.capture.channel import Channel
 from teeio.capture.conversation import Conversation, Ledger
 from teeio.capture.findings import Finding, Verdict
@@ -24,6 +25,7 @@ from teeio.capture.sessions import Direction, DissectedSession
 from teeio.errors import DecodeError
 from teeio.spdm.record import session_id_of
 
+NO_KEYS = ProvisionedKeys()
 NO_BEGINNING = "the beginning of the session is not in the capture"
 
 
@@ -31,10 +33,14 @@ class Dissector:
     """Dissects the frames of one capture, one after another; `interfaces` are those that the frames name."""
 
     def __init__(
-        self, link_type: LinkType, key_log: KeyLog | None = None, interfaces: Sequence[Interface] = ()
+        self,
+        link_type: LinkType,
+        key_log: KeyLog | None = None,
+        interfaces: Sequence[Interface] = (),
+        provisioned: ProvisionedKeys = NO_KEYS,
     ) -> None:
         self.interfaces = tuple(interfaces) or (Interface(link_type),)
-        self.ledger = Ledger(KeyRing(key_log or KeyLog()))
+        self.ledger = Ledger(KeyRing(key_log or KeyLog()), provisioned)
         self._link_types = [interface.link_type for interface in self.interfaces]
         self._nameless = [self._new_channel(at, NOBODY) for at in range(len(self.interfaces))]
         self._named: dict[tuple[int, Ends], Channel] = {}
@@ -151,9 +157,9 @@ class Dissection:
         return [(frame, finding) for frame, finding in self.findings() if finding.verdict is Verdict.WRONG]
 
 
-def dissect(capture: Capture, key_log: KeyLog | None = None) -> Dissection:
+def dissect(capture: Capture, key_log: KeyLog | None = None, provisioned: ProvisionedKeys = NO_KEYS) -> Dissection:
     """Dissect all frames of a capture. Never raises on what they hold."""
-    dissector = Dissector(capture.link_type, key_log, capture.interfaces)
+    dissector = Dissector(capture.link_type, key_log, capture.interfaces, provisioned)
     messages = [dissector.feed(frame) for frame in capture.frames]
     found = Dissection(capture, messages, dissector.sessions, dissector.connections, [], [])
     found.problems = problems(capture, found.sessions, with_keys=key_log is not None)
@@ -161,10 +167,12 @@ def dissect(capture: Capture, key_log: KeyLog | None = None) -> Dissection:
     return found
 
 
-def decode_capture(data: bytes, keys: str | None = None) -> Dissection:
+def decode_capture(data: bytes, keys: str | None = None, provisioned: ProvisionedKeys = NO_KEYS) -> Dissection:
     """Read a pcap or pcapng file, with the text of a key log in either form, and dissect it.
+
+    `provisioned` are the public keys of sides that are known by theirs.
 
     Raises `DecodeError` for a file header or a key log that cannot be read.
     """
     capture = read_capture(data)
-    return dissect(capture, parse_key_log(keys) if keys is not None else None)
+    return dissect(capture, parse_key_log(keys) if keys is not None else None, provisioned)

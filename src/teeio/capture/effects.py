@@ -15,16 +15,20 @@ from teeio.spdm import messages as m
 
 
 def requested(c: Conversation, x: Exchange) -> list[Finding]:
-    """Learn of a request."""
-    code = x.code
-    c.transcript.begin(code, x.session_id)
-    effect = ON_REQUEST.get(code)
-    return effect(c, x) if effect and x.request is not None else []
+    """Learn of a request. One that does not decode resets no transcript, as the responder, which cannot read it either, resets none."""
+    if x.request is None:
+        return []
+    c.transcript.begin(x.code, x.session_id)
+    effect = ON_REQUEST.get(x.code)
+    return effect(c, x) if effect else []
 
 
 def answered(c: Conversation, x: Exchange) -> list[Finding]:
     """Learn of the response to a request."""
     code = x.code
+    if x.request is None:
+        # The answer shows that the responder has read what we cannot.
+        c.transcript.begin(code, x.session_id)
     effect = ON_RESPONSE.get(code)
     findings = effect(c, x) if effect and x.request is not None else []
     c.transcript.end(code, x.sent, x.received, x.session_id)
@@ -44,7 +48,9 @@ def _capabilities(c: Conversation, x: Exchange) -> list[Finding]:
 
 
 def _algorithms(c: Conversation, x: Exchange) -> list[Finding]:
-    c.negotiated = c.negotiated.with_algorithms(x.request, x.response)
+    n = c.negotiated = c.negotiated.with_algorithms(x.request, x.response)
+    c.responder_chains.enter_algorithm(n.responder.algorithm)
+    c.requester_chains.enter_algorithm(n.requester.algorithm)
     return []
 
 

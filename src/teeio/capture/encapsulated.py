@@ -14,6 +14,7 @@ from teeio.capture.sessions import Direction, DissectedSession
 from teeio.capture.signatures import requester_signed, without_tail
 from teeio.spdm import messages as m
 from teeio.spdm.constants import KeyUpdateOperation, Version
+from teeio.spdm.public_keys import from_four_bits
 from teeio.spdm.transcript import MAX_TRANSCRIPT
 
 REQUESTER_ENDPOINT_INFO_CONTEXT = "requester-endpoint_info signing"
@@ -52,7 +53,8 @@ def encapsulated_answer(
         return _mutual_challenge(c, request, answer, asked.raw + received)
     if isinstance(answer, m.EndpointInfo) and answer.signature:
         il1 = c.transcript.vca + asked.raw + without_tail(received, answer.signature)
-        return [requester_signed(c, "ENDPOINT_INFO", answer.slot & 0xF, REQUESTER_ENDPOINT_INFO_CONTEXT, il1, answer)]
+        slot = from_four_bits(answer.slot)
+        return [requester_signed(c, "ENDPOINT_INFO", slot, REQUESTER_ENDPOINT_INFO_CONTEXT, il1, answer)]
     findings: list[Finding] = []
     if isinstance(answer, m.Digests):
         findings = _requester_digests(c, answer, received, session)

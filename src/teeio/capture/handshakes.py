@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from teeio.capture.chains import missing
 from teeio.capture.conversation import Conversation, Exchange
 from teeio.capture.findings import Finding, Verdict, not_checkable
 from teeio.capture.sessions import NO_FIT, Direction, DissectedSession
 from teeio.capture.signatures import requester_signed, responder_signed, without_tail
 from teeio.crypto.kdf import equal
 from teeio.spdm import messages as m
-from teeio.spdm.constants import KeyUpdateOperation
+from teeio.spdm.constants import PUBLIC_KEY_SLOT, KeyUpdateOperation
 from teeio.spdm.state import SessionPhase
 from teeio.spdm.transcript import FINISH_CONTEXT, KEY_EXCHANGE_CONTEXT
 
@@ -23,7 +24,9 @@ def key_exchange(c: Conversation, x: Exchange) -> list[Finding]:
     session.mut_auth_requested = response.mut_auth_requested
     chain_hash = c.responder_chains.hash_of(request.slot, c.negotiated)
     if chain_hash is None:
-        reason = f"neither chain nor digest of slot {request.slot} is in the capture"
+        known_by_key = request.slot == PUBLIC_KEY_SLOT
+        lacking = f"neither chain nor digest of slot {request.slot} is in the capture"
+        reason = missing(request.slot) if known_by_key else lacking
         session.cannot_derive(reason)
         return [not_checkable(check, reason) for check in ("KEY_EXCHANGE_RSP signature", "ResponderVerifyData")]
     before = c.transcript.handshake(chain_hash, c.negotiated.connection.multi_key)
@@ -81,7 +84,7 @@ def finish_request(c: Conversation, x: Exchange) -> list[Finding]:
     if session.mut_auth_requested:
         chain_hash = c.requester_chains.hash_of(request.req_slot, c.negotiated)
         if chain_hash is None:
-            return [not_checkable("RequesterVerifyData", "the requester's certificate chain is not in the capture")]
+            return [not_checkable("RequesterVerifyData", f"of the requester {missing(request.req_slot)}")]
         begun += (session.encapsulated_digests if c.negotiated.requester_multi_key else b"") + chain_hash
     if request.signature_included:
         signed = begun + without_tail(x.sent, request.signature, request.verify_data)

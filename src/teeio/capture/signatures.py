@@ -9,6 +9,7 @@ from __future__ import annotations
 from teeio.capture.conversation import Conversation, Exchange
 from teeio.capture.findings import Finding, Verdict, not_checkable
 from teeio.spdm import messages as m
+from teeio.spdm.public_keys import from_four_bits
 from teeio.spdm.transcript import CHALLENGE_CONTEXT, MEASUREMENTS_CONTEXT
 
 ENDPOINT_INFO_CONTEXT = "responder-endpoint_info signing"
@@ -77,7 +78,7 @@ def measurements(c: Conversation, x: Exchange) -> list[Finding]:
         return []
     version = c.negotiated.connection.version
     l1 = c.transcript.l1(version, x.session_id, x.sent, without_tail(x.received, x.response.signature))
-    slot = x.request.slot & 0xF
+    slot = from_four_bits(x.request.slot)
     return [responder_signed(c, "MEASUREMENTS", slot, MEASUREMENTS_CONTEXT, l1, x.response.signature)]
 
 
@@ -86,5 +87,5 @@ def endpoint_info(c: Conversation, x: Exchange) -> list[Finding]:
     if not x.request.signature_requested:
         return []
     il1 = c.transcript.vca + x.sent + without_tail(x.received, x.response.signature)
-    slot = x.request.slot & 0xF
+    slot = from_four_bits(x.request.slot)
     return [responder_signed(c, "ENDPOINT_INFO", slot, ENDPOINT_INFO_CONTEXT, il1, x.response.signature)]

@@ -20,9 +20,9 @@ def sign(key: ed448.Ed448PrivateKey, message: bytes, context: bytes) -> bytes:
 
 
 def verify(public: ed448.Ed448PublicKey, message: bytes, signature: bytes, context: bytes) -> None:
-    """Verify. Raises `InvalidSignature`."""
-    peers = eddsa.import_public_key(public.public_bytes_raw())
+    """Verify. Raises `InvalidSignature`, also for a key that is no point of the curve: a certificate may hold any bytes."""
     try:
+        peers = eddsa.import_public_key(public.public_bytes_raw())
         eddsa.new(peers, _MODE, context=context).verify(message, signature)
     except ValueError:
         raise InvalidSignature from None

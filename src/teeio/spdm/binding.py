@@ -11,6 +11,9 @@ from typing import Protocol
 
 from teeio.errors import DecodeError
 
+NO_LIMIT = 1 << 32
+"""`max_message` of a binding whose frames have no length of their own: above every message (MaxSPDMmsgSize has 32 bits)."""
+
 
 class OtherApplication(DecodeError):
     """Application data of a secured message that is well formed and no SPDM message; `data` is all of it."""
@@ -42,6 +45,10 @@ class Binding(Protocol):
     @property
     def max_transport_padding(self) -> int:
         """Most bytes that the transport adds behind a message, plain or secured, to align it."""
+
+    @property
+    def max_message(self) -> int:
+        """Largest SPDM message or secured message that a frame holds."""
 
     def wrap(self, message: bytes, secured: bool) -> bytes:
         """Make a transport frame of an SPDM message or of a secured message."""

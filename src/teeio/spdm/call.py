@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from teeio.errors import Reject
 from teeio.spdm import messages as m
-from teeio.spdm.constants import Capability, ErrorCode, SummaryType
+from teeio.spdm.constants import MEAS_CAPABILITIES, ErrorCode, SummaryType
 from teeio.spdm.device_state import KeyUsage
 from teeio.spdm.signing import sign_transcript
 from teeio.spdm.state import Connection, Session
@@ -62,7 +62,7 @@ def summary(r: Responder, kind: int) -> bytes:
     """Give the measurement summary hash that a request asks for, or refuse."""
     if kind == SummaryType.NONE:
         return b""
-    measures = r.connection.responder_capabilities & (Capability.MEAS_SIG | Capability.MEAS_NO_SIG)
+    measures = r.connection.responder_capabilities & MEAS_CAPABILITIES
     if not measures or kind not in (SummaryType.TCB, SummaryType.ALL):
         raise Reject(ErrorCode.INVALID_REQUEST, f"summary type {kind:#x} (DSP0274 MeasurementSummaryHashType)")
     return r.measurements.summary(kind, r.connection.measurement_hash, r.connection.base_hash)

@@ -114,6 +114,14 @@ class KeyUpdateOperation(IntEnum):
     VERIFY_NEW_KEY = 3
 
 
+class KeyPairOperation(IntEnum):
+    """Operation of SET_KEY_PAIR_INFO."""
+
+    CHANGE = 0
+    ERASE = 1
+    GENERATE = 2
+
+
 class MutualAuth(IntEnum):
     """MutAuthRequested of KEY_EXCHANGE_RSP: how a session authenticates the requester."""
 
@@ -134,6 +142,12 @@ ALL_MEASUREMENTS = 0xFF
 
 PSK_CAPABILITIES = Capability.PSK | Capability.PSK_WITH_CONTEXT
 """The two bits of PSK_CAP."""
+
+MEAS_CAPABILITIES = Capability.MEAS_NO_SIG | Capability.MEAS_SIG
+"""The two values of MEAS_CAP that say that there are measurements."""
+
+EP_INFO_CAPABILITIES = Capability.EP_INFO_NO_SIG | Capability.EP_INFO_SIG
+"""The two values of EP_INFO_CAP that say that there is endpoint information."""
 
 SESSION_CAPABILITIES = Capability.KEY_EX | PSK_CAPABILITIES
 """With none of these there are no sessions."""

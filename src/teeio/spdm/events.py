@@ -26,6 +26,11 @@ Subscription = frozenset[int]
 """The DMTF event types that a session wants."""
 
 
+def subscriber(connection: int, session_id: int) -> int:
+    """Give the number by which `Events` knows a session: session ids repeat on every connection."""
+    return connection << 32 | session_id
+
+
 def problem_of_events(events: Sequence[Event]) -> str:
     """Say what is wrong with the events of a SEND_EVENT, or ""."""
     if not events:
@@ -55,7 +60,7 @@ class Events:
     _connections: int = 0
 
     def connection(self) -> int:
-        """Give a new connection its number; sessions are known here by `Responder.event_key`."""
+        """Give a new connection its number; sessions are known here by `subscriber`."""
         self._connections += 1
         return self._connections - 1
 

@@ -15,6 +15,7 @@ from teeio.spdm.chunking import Incoming, sequence_fields
 from teeio.spdm.constants import ALL_MEASUREMENTS, Capability, ErrorCode, Version
 from teeio.spdm.encapsulation import ENCAPSULATION_HANDLERS
 from teeio.spdm.information_handlers import INFORMATION_HANDLERS
+from teeio.spdm.messages.certificate import portion_offset
 from teeio.spdm.provisioning_handlers import PROVISIONING_HANDLERS
 from teeio.spdm.public_keys import from_four_bits, in_four_bits
 from teeio.spdm.rules import Phase
@@ -121,7 +122,7 @@ def get_certificate(r: Responder, request: m.GetCertificate, call: Call) -> m.Re
     if offset >= len(chain) or not length:
         raise Reject(ErrorCode.INVALID_REQUEST, f"offset {offset} of {len(chain)} bytes (DSP0274 GET_CERTIFICATE)")
     # With chunks the whole of what is asked for is given: a requester that asks for everything at once must get it (1.2).
-    room = (r.connection.peer_message_limit or 0x10000) - (16 if request.large else 8)
+    room = (r.connection.peer_message_limit or 0x10000) - portion_offset(large=bool(request.large))
     portion = chain[offset:][: min(length, room)]
     return _portion(request, model, portion, len(chain) - offset - len(portion))
 

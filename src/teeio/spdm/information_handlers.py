@@ -10,14 +10,12 @@ from teeio.spdm import messages as m
 from teeio.spdm.call import Call, encoded, sign
 from teeio.spdm.constants import Capability, ErrorCode
 from teeio.spdm.events import Events, problem_of_events
+from teeio.spdm.messages.measurements import LOG_PORTION_OFFSET
 from teeio.spdm.public_keys import from_four_bits, in_four_bits
 from teeio.spdm.transcript import ENDPOINT_INFO_CONTEXT
 
 if TYPE_CHECKING:
     from teeio.spdm.responder import Responder
-
-_LOG_HEADER = 12
-"""Bytes of MEASUREMENT_EXTENSION_LOG before the portion."""
 
 
 def get_measurement_extension_log(r: Responder, request: m.GetMeasurementExtensionLog, call: Call) -> m.Response:
@@ -30,7 +28,7 @@ def get_measurement_extension_log(r: Responder, request: m.GetMeasurementExtensi
             ErrorCode.INVALID_REQUEST,
             f"offset {request.offset} of {len(log)} bytes (DSP0274 GET_MEASUREMENT_EXTENSION_LOG)",
         )
-    room = (r.connection.peer_data_transfer_size or 0x10000) - _LOG_HEADER
+    room = (r.connection.peer_data_transfer_size or 0x10000) - LOG_PORTION_OFFSET
     portion = log[request.offset :][: min(request.length, room)]
     return m.MeasurementExtensionLog(portion=portion, remainder_length=len(log) - request.offset - len(portion))
 

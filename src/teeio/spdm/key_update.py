@@ -34,7 +34,7 @@ def key_update(requester: Asker, session: Session, *, both: bool = True) -> Flow
         yield from _key_operation(requester, session, operation)
     except ErrorResponse:
         # A protected refusal: the responder has kept its keys, so do we.
-        if session.previous_key is not None:
+        if both and session.previous_key is not None:
             session.response_key, session.previous_key = session.previous_key, None
         raise
     except BaseException:
@@ -76,6 +76,12 @@ def _chunks(asker: Asker) -> int:
     largest = max(settings.max_message_size, c.peer_max_message_size)
     # Twice, since of the smallest DataTransferSize the header of a chunk takes almost half.
     return 2 * largest // min(settings.data_transfer_size, c.peer_data_transfer_size)
+
+
+def renew_if_due(asker: Asker, session: Session) -> Flow[None]:
+    """Update all keys now if they might not last for one more exchange."""
+    if key_update_due(asker, session):
+        yield from renew(asker, session)
 
 
 def renew(asker: Asker, session: Session) -> Flow[None]:

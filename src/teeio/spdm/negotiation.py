@@ -18,10 +18,12 @@ from teeio.crypto.algorithms import (
     OpaqueDataFormat,
     PqcAsym,
 )
-from teeio.errors import PeerViolation
+from teeio.errors import Misuse, PeerViolation
 from teeio.spdm.algorithm_rules import defined_in
 from teeio.spdm.constants import (
+    EP_INFO_CAPABILITIES,
     KNOWN_CAPABILITIES,
+    MEAS_CAPABILITIES,
     MIN_DATA_TRANSFER_SIZE,
     NEEDS_SESSION,
     SESSION_CAPABILITIES,
@@ -42,7 +44,6 @@ from teeio.spdm.state import Connection, Settings
 F = TypeVar("F", bound=IntFlag)
 MAX_CT_EXPONENT = 31
 
-_EP_INFO = Cap.EP_INFO_SIG | Cap.EP_INFO_NO_SIG
 _MULTI_KEY = Cap.MULTI_KEY_NEG | Cap.MULTI_KEY_ONLY
 _IDENTITY = Cap.CERT | Cap.PUB_KEY_ID
 _SIGNING = Cap.CHAL | Cap.KEY_EX | Cap.MEAS_SIG | Cap.EP_INFO_SIG
@@ -57,7 +58,7 @@ _COMMON_FLAG_RULES: tuple[FlagRule, ...] = (
     ("CHAL and MUT_AUTH need CERT or PUB_KEY_ID", lambda f: not f & (Cap.CHAL | Cap.MUT_AUTH) or bool(f & _IDENTITY)),
     ("PUB_KEY_ID needs CHAL, KEY_EX, signed MEAS or EP_INFO", lambda f: not f & Cap.PUB_KEY_ID or bool(f & _SIGNING)),
     ("MUT_AUTH needs CHAL or KEY_EX", lambda f: not f & Cap.MUT_AUTH or bool(f & (Cap.CHAL | Cap.KEY_EX))),
-    ("EP_INFO_CAP 11b is reserved", lambda f: f & _EP_INFO != _EP_INFO),
+    ("EP_INFO_CAP 11b is reserved", lambda f: f & EP_INFO_CAPABILITIES != EP_INFO_CAPABILITIES),
     ("EP_INFO_CAP 10b needs CERT or PUB_KEY_ID", lambda f: not f & Cap.EP_INFO_SIG or bool(f & _IDENTITY)),
     ("MULTI_KEY_CAP 11b is reserved", lambda f: f & _MULTI_KEY != _MULTI_KEY),
     ("MULTI_KEY needs CERT", lambda f: not f & _MULTI_KEY or bool(f & Cap.CERT)),
@@ -97,12 +98,28 @@ def known_flags(flags: Cap, version: int) -> Cap:
     return flags & KNOWN_CAPABILITIES[Version(version)]
 
 
+def contradiction(flags: Cap, rules: Iterable[FlagRule]) -> str:
+    """Name the first of `rules` that `flags` break, or ""."""
+    return next((text for text, holds in rules if not holds(flags)), "")
+
+
+def check_responder_flags(settings: Settings) -> None:
+    """Check that a responder's own flags hold together in every version that it offers. Raises `Misuse`."""
+    for version in sorted(settings.versions):
+        broken = contradiction(known_flags(settings.capabilities, version), RESPONDER_FLAG_RULES)
+        if broken:
+            raise Misuse(
+                f"a responder's capabilities contradict each other in SPDM {Version(version).text}: {broken} (DSP0274 CAPABILITIES)",
+                remedy="change the capabilities, or leave that version out",
+            )
+
+
 def problem_of_request(request: GetCapabilities, version: int) -> str:
     """Say what is wrong with a GET_CAPABILITIES, or "" if nothing is."""
     flags = known_flags(request.flags, version)
-    for text, holds in REQUESTER_FLAG_RULES:
-        if not holds(flags):
-            return text
+    broken = contradiction(flags, REQUESTER_FLAG_RULES)
+    if broken:
+        return broken
     if version == Version.V1_1 and flags & Cap.MUT_AUTH and not flags & Cap.ENCAP:
         return "MUT_AUTH needs ENCAP in 1.1"
     if request.ct_exponent > MAX_CT_EXPONENT:
@@ -129,10 +146,9 @@ def check_capabilities(response: Capabilities, version: int) -> None:
         problem = _size_problem(response.data_transfer_size, response.max_message_size, chunks=True)
         if problem:
             raise PeerViolation(problem, clause)
-    flags = known_flags(response.flags, version)
-    for text, holds in RESPONDER_FLAG_RULES:
-        if not holds(flags):
-            raise PeerViolation(f"the responder's flags contradict each other: {text}", clause)
+    broken = contradiction(known_flags(response.flags, version), RESPONDER_FLAG_RULES)
+    if broken:
+        raise PeerViolation(f"the responder's flags contradict each other: {broken}", clause)
 
 
 def _first(preferred: Iterable[F], offered: int) -> int:
@@ -223,7 +239,7 @@ def select(settings: Settings, connection: Connection, request: NegotiateAlgorit
         chosen[AlgType.REQ_PQC_ASYM] = 0
     base_asym = _first(settings.base_asym, request.base_asym)
     pqc_asym = 0 if base_asym else _first(settings.pqc_asym, request.pqc_asym)
-    measures = connection.responder_capabilities & (Cap.MEAS_SIG | Cap.MEAS_NO_SIG)
+    measures = connection.responder_capabilities & MEAS_CAPABILITIES
     specification = request.measurement_specification & MeasurementSpecification.DMTF if measures else 0
     logs = connection.responder_capabilities & Cap.MEL
     return Algorithms(
@@ -244,9 +260,7 @@ def select(settings: Settings, connection: Connection, request: NegotiateAlgorit
 def missing(connection: Connection, answer: Algorithms) -> str:
     """Name a kind that the negotiated capabilities need and that the selection lacks, or ""."""
     common = connection.common_capabilities
-    needs_hash = (
-        connection.responder_capabilities & (Cap.CERT | Cap.CHAL | Cap.MEAS_SIG) or common & SESSION_CAPABILITIES
-    )
+    needs_hash = connection.responder_capabilities & (Cap.CERT | _SIGNING) or common & SESSION_CAPABILITIES
     if needs_hash and not answer.base_hash:
         return "base hash"
     signs = connection.responder_capabilities & (Cap.CHAL | Cap.MEAS_SIG | Cap.KEY_EX)

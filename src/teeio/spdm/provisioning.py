@@ -166,6 +166,8 @@ class Provisioning:
         for identity in identities:
             slots = {}
             for number, slot in identity.slots.items():
+                if not slot.certificates:
+                    raise Misuse("a public key has no certificate slots to provision", remedy="give certificate chains")
                 key, _ = certified(slot)
                 at = numbers.get(id(key.key))
                 if at is None:

@@ -33,7 +33,7 @@ from teeio.errors import AuthenticationFailed, DecodeError, Reject
 from teeio.spdm import messages as m
 from teeio.spdm.alias import alias_slot, certified, usual_model, with_leaf
 from teeio.spdm.call import Call
-from teeio.spdm.constants import Capability, ErrorCode, Version
+from teeio.spdm.constants import Capability, ErrorCode, KeyPairOperation, Version
 from teeio.spdm.device_state import Identity, KeyUsage, Slot
 from teeio.spdm.opaque import MAX_OPAQUE
 from teeio.spdm.provisioning import (
@@ -52,9 +52,6 @@ if TYPE_CHECKING:
 
 _PADDING = 3
 """Zero bytes that a transport may have put behind a chain outside a session."""
-
-_ERASE, _GENERATE = 1, 2
-"""Operations of SET_KEY_PAIR_INFO; 0 changes."""
 
 
 def _provisioning(r: Responder, code: int) -> Provisioning:
@@ -275,9 +272,11 @@ def set_key_pair_info(r: Responder, request: m.SetKeyPairInfo, call: Call) -> m.
             ErrorCode.UNEXPECTED_REQUEST,
             "the key pair of slot 0 changes in a trusted environment, others inside a session (as SET_CERTIFICATE)",
         )
-    if request.operation in (_ERASE, _GENERATE) and (pair.slots or store.waits_for(request.key_pair_id)):
+    if request.operation in (KeyPairOperation.ERASE, KeyPairOperation.GENERATE) and (
+        pair.slots or store.waits_for(request.key_pair_id)
+    ):
         raise _failed(f"slots {pair.slots:#04x}, or what waits for a reset, use the key pair", "SET_KEY_PAIR_INFO")
-    if request.operation != _ERASE:
+    if request.operation != KeyPairOperation.ERASE:
         _check_associations(r, store, pair, request)
         _check_algorithm(r, pair, request)
     if r.connection.responder_capabilities & Capability.SET_KEY_PAIR_RESET:
@@ -294,21 +293,21 @@ def _chosen(pair: KeyPair, request: m.SetKeyPairInfo) -> BaseAsym | PqcAsym | No
 
 def _check_algorithm(r: Responder, pair: KeyPair, request: m.SetKeyPairInfo) -> None:
     chosen = _chosen(pair, request)
-    if request.operation == _GENERATE and chosen is None and pair.selected is None:
+    if request.operation == KeyPairOperation.GENERATE and chosen is None and pair.selected is None:
         raise _invalid("no algorithm to generate a key for", "SET_KEY_PAIR_INFO")
-    if request.operation != _GENERATE and chosen not in (None, pair.selected) and pair.key is not None:
+    if request.operation != KeyPairOperation.GENERATE and chosen not in (None, pair.selected) and pair.key is not None:
         raise _failed("the key must be erased before its algorithm changes", "SET_KEY_PAIR_INFO")
 
 
 def _change(pair: KeyPair, request: m.SetKeyPairInfo, entropy: Entropy) -> None:
     """Do what has been checked. A key that a slot has come to use meanwhile stays as it is."""
-    if request.operation in (_ERASE, _GENERATE) and pair.slots:
+    if request.operation in (KeyPairOperation.ERASE, KeyPairOperation.GENERATE) and pair.slots:
         return
-    if request.operation == _ERASE:
+    if request.operation == KeyPairOperation.ERASE:
         pair.key, pair.selected, pair.usage = None, None, KeyUsage(0)
         return
     selected = _chosen(pair, request) or pair.selected
-    if request.operation == _GENERATE and selected is not None:
+    if request.operation == KeyPairOperation.GENERATE and selected is not None:
         pair.key = SigningKey.generate(selected, entropy)
     pair.selected = selected
     if request.usage:
@@ -326,9 +325,12 @@ def _problem(pair: KeyPair, request: m.SetKeyPairInfo) -> str:
     can, wanted = pair.capabilities, int.from_bytes(request.pqc, "little")
     asym, pqc = asym_bits(pair.algorithms)
     rules = (
-        ("the operation is 0, 1 or 2", request.operation <= _GENERATE),
-        ("the key pair cannot be generated", request.operation != _GENERATE or can & KeyPairCapability.GENERATE),
-        ("the key pair cannot be erased", request.operation != _ERASE or can & KeyPairCapability.ERASE),
+        ("the operation is 0, 1 or 2", request.operation <= KeyPairOperation.GENERATE),
+        (
+            "the key pair cannot be generated",
+            request.operation != KeyPairOperation.GENERATE or can & KeyPairCapability.GENERATE,
+        ),
+        ("the key pair cannot be erased", request.operation != KeyPairOperation.ERASE or can & KeyPairCapability.ERASE),
         (
             "the key pair's slots cannot be changed",
             request.slots in (0, pair.slots) or can & KeyPairCapability.ASSOCIATE,

@@ -27,8 +27,9 @@ MAX_LENGTH = 0xFFFF
 
 
 def room(binding: Binding) -> int:
-    """Give the largest message that a record holds on any occasion: with the longest padding and the binding's own header."""
-    return MAX_LENGTH - TAG_SIZE - 2 - binding.max_random_padding - len(binding.wrap_application(b""))
+    """Give the largest message that a record and its frame hold on any occasion: with the longest padding and all headers."""
+    length = min(MAX_LENGTH, binding.max_message - 6 - binding.sequence_number_size)
+    return length - TAG_SIZE - 2 - binding.max_random_padding - len(binding.wrap_application(b""))
 
 
 class RecordHeader(NamedTuple):

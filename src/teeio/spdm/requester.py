@@ -22,10 +22,12 @@ from teeio.spdm.binding import Binding
 from teeio.spdm.chunking import Incoming, Outgoing, sequence_fields
 from teeio.spdm.constants import Capability, ErrorCode
 from teeio.spdm.device_state import Identity, Slot, identity_for
-from teeio.spdm.events import Events
+from teeio.spdm.events import Events, subscriber
 from teeio.spdm.exchange import Answer, Ask
-from teeio.spdm.key_update import NEVER_DELAYED, key_update_due, renew
+from teeio.spdm.key_update import NEVER_DELAYED, renew_if_due
+from teeio.spdm.negotiation import known_flags
 from teeio.spdm.record import record_header
+from teeio.spdm.rules import Phase
 from teeio.spdm.state import Connection, Session, SessionPhase, Settings, message_moved
 from teeio.spdm.transcript import Transcript
 
@@ -66,6 +68,7 @@ class Requester:
     device_classes: tuple[m.DeviceClass, ...] = field(default=(), repr=False, kw_only=True)
     preserved: Connection | None = field(default=None, repr=False, kw_only=True)
     """With CACHE, what the last END_SESSION preserved on both sides: what `flows.resume` begins with."""
+    events_connection: int = field(default=0, init=False, repr=False)
     now: float = 0.0
     _driver: Driver[Any] | None = None
     _handle_number: int = 0
@@ -74,6 +77,8 @@ class Requester:
     def __post_init__(self) -> None:
         settings = self.settings
         check_provided(settings)
+        if self.events is not None:
+            self.events_connection = self.events.connection()
         for flag in settings.capabilities & (Capability.CERT | Capability.PUB_KEY_ID):
             if not any(identity.suits(settings.capabilities) for identity in self.identities):
                 raise Misuse(f"{flag.name} is offered without an identity", remedy="give the requester identities")
@@ -155,6 +160,8 @@ class Requester:
         """Forget a session and its keys."""
         gone = self.sessions.pop(session_id, None)
         self.transcript.forget_measurements(session_id)
+        if self.events is not None:
+            self.events.session_ended(subscriber(self.events_connection, session_id))
         if gone is not None:
             gone.move(SessionPhase.ENDED, cause)
 
@@ -175,8 +182,8 @@ class Requester:
         request = asked.request
         session = self.session(session_id) if session_id is not None else None
         check_legal(self.connection, request.CODE, session.place if session else self.connection.outside)
-        if session is not None and request.CODE not in NEVER_DELAYED and key_update_due(self, session):
-            yield from self._run(renew(self, session))
+        if session is not None and request.CODE not in NEVER_DELAYED:
+            yield from self._run(renew_if_due(self, session))
         facts = self.connection.facts
         sent = request.encode(facts)
         self._check_size(request.NAME, sent)
@@ -242,9 +249,17 @@ class Requester:
         if (header.code, header.param1) != (m.Error.CODE, ErrorCode.LARGE_RESPONSE):
             return received
         handle = m.Error.decode(received, _error_facts(received)).extended[:1]
-        if not handle or not self.connection.common_capabilities & Capability.CHUNK:
+        if not handle or not self._takes_chunks:
             raise PeerViolation("LargeResponse without a handle or without CHUNK", "DSP0274 LargeResponse")
         return (yield from self._get_chunks(handle[0], session))
+
+    @property
+    def _takes_chunks(self) -> bool:
+        """Tell whether an answer may come in chunks. Before CAPABILITIES, which may itself be too large, the peer goes by what we told."""
+        c = self.connection
+        known = c.phase >= Phase.CAPABILITIES_DONE
+        flags = c.common_capabilities if known else known_flags(self.settings.capabilities, c.version)
+        return bool(flags & Capability.CHUNK)
 
     def _send_chunks(self, message: bytes, limit: int, session: Session | None) -> Driver[bytes]:
         version = self.connection.version
@@ -336,16 +351,26 @@ class Requester:
         if session is None or header.session_id != session.session_id:
             raise PeerViolation(f"a record of session {header.session_id:#x} came unasked", "DSP0277")
         try:
-            try:
-                return session.response_key.open(record, self.binding, encrypted=session.encrypted)
-            except AuthenticationFailed:
-                # An ERROR to UpdateAllKeys still comes under the response key before the update.
-                if session.previous_key is None:
-                    raise
-                return session.previous_key.open(record, self.binding, encrypted=session.encrypted)
+            return self._opened(record, session)
         except (AuthenticationFailed, DecodeError):
             self.drop_session(session.session_id, "a record did not verify")
             raise
+
+    def _opened(self, record: bytes, session: Session) -> bytes:
+        try:
+            message = session.response_key.open(record, self.binding, encrypted=session.encrypted)
+        except AuthenticationFailed:
+            # A responder that refuses the update says so under the response key before it, and says nothing else.
+            if session.previous_key is None:
+                raise
+            message = session.previous_key.open(record, self.binding, encrypted=session.encrypted)
+            if message[1:2] != bytes([m.Error.CODE]):
+                raise AuthenticationFailed(
+                    "a record came under the key before the update (DSP0274 KEY_UPDATE)"
+                ) from None
+            return message
+        session.previous_key = None
+        return message
 
     def signing_slot(self, slot: int) -> Slot:
         """Give our own slot of the algorithm negotiated for the requester. Raises `Misuse`."""

@@ -20,15 +20,16 @@ from teeio.spdm.algorithm_rules import check_provided
 from teeio.spdm.binding import ApplicationHandler, Binding, OtherApplication
 from teeio.spdm.call import Call, NotReady, Silence
 from teeio.spdm.chunking import CHUNK_CODES, LargeMessages, Outgoing
-from teeio.spdm.constants import Capability, ErrorCode, Version
+from teeio.spdm.constants import Capability, ErrorCode, KeyUpdateOperation, Version
 from teeio.spdm.device_state import DeviceMeasurements, Identity, KeyUsage, Slot, identity_for
 from teeio.spdm.encapsulation import ENCAPSULABLE, Encapsulation, Wish
 from teeio.spdm.error_rules import in_version
-from teeio.spdm.events import Events
+from teeio.spdm.events import Events, subscriber
 from teeio.spdm.handlers import HANDLERS
+from teeio.spdm.negotiation import check_responder_flags
 from teeio.spdm.postponed import Postponed, resumed
 from teeio.spdm.provisioning import EVERY_USE, Provisioning
-from teeio.spdm.record import MAX_LENGTH, record_header, room
+from teeio.spdm.record import record_header, room
 from teeio.spdm.rules import BY_REQUEST, Phase
 from teeio.spdm.state import (
     RESPONDER_CAPABILITIES,
@@ -74,7 +75,8 @@ class Responder:
     large: LargeMessages = field(default_factory=LargeMessages, init=False, repr=False)
     pending: Encapsulation | None = field(default=None, init=False, repr=False)
     _handle_number: int = field(default=0, init=False)
-    _events_connection: int = field(default=0, init=False)
+    events_connection: int | None = field(default=None, repr=False, kw_only=True)
+    """The number that `events` has given this connection; None asks for one."""
     preserved: Connection | None = field(default=None, init=False, repr=False)
     """With CACHE, what END_SESSION asked to preserve: the `connection` of the next responder, whose transcript begins empty.
 
@@ -85,20 +87,20 @@ class Responder:
 
     def __post_init__(self) -> None:
         check_provided(self.settings)
-        if self.events is not None:
-            self._events_connection = self.events.connection()
+        if self.events is not None and self.events_connection is None:
+            self.events_connection = self.events.connection()
         if self.provisioning is not None:
             # What SET_CERTIFICATE writes is what every connection sees from then on.
             self.identities = self.provisioning.identities
         base_asym = tuple(algorithm for algorithm in self.settings.base_asym if self._identity_for(algorithm))
         pqc_asym = tuple(algorithm for algorithm in self.settings.pqc_asym if self._identity_for(algorithm))
-        if self.settings.capabilities & Capability.PUB_KEY_ID and Version.V1_0 in self.settings.versions:
-            raise Misuse("SPDM 1.0 knows no provisioned public keys", remedy="offer PUB_KEY_ID from 1.1 on")
-        if not base_asym and not pqc_asym and not self.connection.encapsulated:
-            raise Misuse(
-                "no identity for any offered signature algorithm",
-                remedy="give one for each algorithm offered: certificate chains with CERT, a public key with PUB_KEY_ID",
-            )
+        if not self.connection.encapsulated:
+            check_responder_flags(self.settings)
+            if not base_asym and not pqc_asym:
+                raise Misuse(
+                    "no identity for any offered signature algorithm",
+                    remedy="give one for each algorithm offered: certificate chains with CERT, a public key with PUB_KEY_ID",
+                )
         self.settings = replace(self.settings, base_asym=base_asym, pqc_asym=pqc_asym)
 
     def _identity_for(self, algorithm: Asym) -> Identity | None:
@@ -180,7 +182,7 @@ class Responder:
                 message = session.previous_key.open(record, self.binding, encrypted=session.encrypted)
             except OtherApplication:
                 message = b""
-            if message[1:2] != bytes([m.KeyUpdate.CODE]):
+            if message[1:2] != bytes([m.KeyUpdate.CODE]) or message[2:3] == bytes([KeyUpdateOperation.VERIFY_NEW_KEY]):
                 raise AuthenticationFailed(
                     "a record came under the key before the update (DSP0274 KEY_UPDATE)"
                 ) from None
@@ -251,8 +253,7 @@ class Responder:
         call.after = inner.after
         if answer is None:
             raise Silence
-        limit = self._limit(call)
-        return answer if not limit or len(answer) + _ACK_SIZE <= limit else self._large_response(answer, call)
+        return answer if len(answer) + _ACK_SIZE <= self._limit(call) else self._large_response(answer, call)
 
     def large_at(self, call: Call) -> LargeMessages:
         """Give the large messages of the place where a request came in."""
@@ -270,14 +271,13 @@ class Responder:
         return answer if answer is not None else self._error(ErrorCode.UNSPECIFIED, 0)
 
     def _limit(self, call: Call) -> int:
-        """Give the bytes that one answer may have: what the peer takes at once, and what a record holds; 0 for no limit."""
-        limit = self.connection.peer_data_transfer_size
-        return limit if call.session is None else min(limit or MAX_LENGTH, room(self.binding))
+        """Give the bytes that one answer may have: what the peer takes at once, and what a frame or a record holds."""
+        carried = self.binding.max_message if call.session is None else room(self.binding)
+        return min(self.connection.peer_data_transfer_size or carried, carried)
 
     def _sendable(self, encoded: bytes, call: Call) -> bytes:
         """Give the response, or LargeResponse if it must be fetched in chunks, or refuse it as too large."""
-        limit = self._limit(call)
-        if not limit or len(encoded) <= limit:
+        if len(encoded) <= self._limit(call):
             return encoded
         chunks = self.connection.common_capabilities & Capability.CHUNK
         if chunks and len(encoded) <= self.connection.peer_max_message_size:
@@ -348,8 +348,8 @@ class Responder:
         return self.provisioning.usage(slot) if self.provisioning and slot.key_pair_id else EVERY_USE
 
     def event_key(self, session_id: int) -> int:
-        """Give the number by which `events` knows a session: session ids repeat on every connection."""
-        return self._events_connection << 32 | session_id
+        """Give the number by which `events` knows a session of this connection."""
+        return subscriber(self.events_connection or 0, session_id)
 
     def reset(self, cause: str) -> None:
         """Forget the connection: GET_VERSION, or the transport has gone."""

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from enum import Enum, Flag, IntEnum, auto
 
 from teeio.spdm import messages as m
-from teeio.spdm.constants import PSK_CAPABILITIES, SESSION_CAPABILITIES, Version
+from teeio.spdm.constants import (
+    EP_INFO_CAPABILITIES,
+    MEAS_CAPABILITIES,
+    PSK_CAPABILITIES,
+    SESSION_CAPABILITIES,
+    Version,
+)
 from teeio.spdm.constants import Capability as Cap
 
 
@@ -47,7 +53,10 @@ class Effect(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A row. `responder` and `requester`: at least one of these capability bits, none if empty."""
+    """A row. `responder` and `requester`: at least one of these capability bits, none if empty.
+
+    `phase` is the one that the request is legal in, START for any; with `onward` it is legal in the later ones as well.
+    """
 
     request: type[m.Request[m.Response]]
     clause: str
@@ -57,10 +66,14 @@ class Rule:
     responder: Cap = Cap(0)
     requester: Cap = Cap(0)
     effect: Effect = Effect.NONE
+    onward: bool = False
+
+    def legal_in(self, phase: Phase) -> bool:
+        """Tell whether the request is legal in a phase of negotiation."""
+        return self.phase in (Phase.START, phase) or (self.onward and self.phase < phase)
 
 
 _BOTH = Place.OUTSIDE | Place.ESTABLISHED
-_MEAS = Cap.MEAS_NO_SIG | Cap.MEAS_SIG
 _ANY = Place.OUTSIDE | Place.HANDSHAKE | Place.ESTABLISHED
 V = Version
 
@@ -71,7 +84,13 @@ RULES: tuple[Rule, ...] = (
     Rule(m.GetDigests, "DSP0274 GET_DIGESTS", place=_BOTH, responder=Cap.CERT, effect=Effect.IDENTITY),
     Rule(m.GetCertificate, "DSP0274 GET_CERTIFICATE", place=_BOTH, responder=Cap.CERT, effect=Effect.IDENTITY),
     Rule(m.Challenge, "DSP0274 CHALLENGE", responder=Cap.CHAL, effect=Effect.CHALLENGE),
-    Rule(m.GetMeasurements, "DSP0274 GET_MEASUREMENTS", place=_BOTH, responder=_MEAS, effect=Effect.MEASUREMENT),
+    Rule(
+        m.GetMeasurements,
+        "DSP0274 GET_MEASUREMENTS",
+        place=_BOTH,
+        responder=MEAS_CAPABILITIES,
+        effect=Effect.MEASUREMENT,
+    ),
     Rule(
         m.KeyExchange, "DSP0274 KEY_EXCHANGE", V.V1_1, responder=Cap.KEY_EX, requester=Cap.KEY_EX, effect=Effect.SESSION
     ),
@@ -147,14 +166,16 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(m.GetCsr, "DSP0274 GET_CSR", V.V1_2, place=_BOTH, responder=Cap.CSR),
     Rule(m.SetCertificate, "DSP0274 SET_CERTIFICATE", V.V1_2, place=_BOTH, responder=Cap.SET_CERT),
-    Rule(m.ChunkSend, "DSP0274 CHUNK_SEND", V.V1_2, place=_ANY, responder=Cap.CHUNK, requester=Cap.CHUNK),
-    Rule(m.ChunkGet, "DSP0274 CHUNK_GET", V.V1_2, place=_ANY, responder=Cap.CHUNK, requester=Cap.CHUNK),
+    *(
+        Rule(request, clause, V.V1_2, Phase.CAPABILITIES_DONE, _ANY, Cap.CHUNK, Cap.CHUNK, onward=True)
+        for request, clause in ((m.ChunkSend, "DSP0274 CHUNK_SEND"), (m.ChunkGet, "DSP0274 CHUNK_GET"))
+    ),
     Rule(
         m.GetEndpointInfo,
         "DSP0274 GET_ENDPOINT_INFO",
         V.V1_3,
         place=_BOTH,
-        responder=Cap.EP_INFO_NO_SIG | Cap.EP_INFO_SIG,
+        responder=EP_INFO_CAPABILITIES,
     ),
     Rule(
         m.GetMeasurementExtensionLog,
@@ -192,18 +213,18 @@ class Refusal(Enum):
 def refusal(code: int, version: int, phase: Phase, place: Place, responder: Cap, requester: Cap) -> Refusal | None:
     """Say why the request `code` is not legal here and now, or None if it is.
 
-    `responder` and `requester` are the capability flags exchanged; they bind only once negotiation has ended.
+    `responder` and `requester` are the capability flags exchanged; they bind from the first phase that the request is legal in.
     """
     rule = BY_REQUEST.get(code)
     if rule is None or (phase is not Phase.START and version < rule.since):
         return Refusal.UNKNOWN
-    if phase is Phase.NEGOTIATED:
+    if phase >= rule.phase:
         if rule.responder and not rule.responder & responder:
             return Refusal.NO_CAPABILITY
         if rule.requester and not rule.requester & requester:
             return Refusal.NO_CAPABILITY
     if not rule.place & place:
         return Refusal.SESSION_REQUIRED if place & Place.OUTSIDE else Refusal.PLACE
-    if rule.phase is not Phase.START and phase is not rule.phase:
+    if not rule.legal_in(phase):
         return Refusal.PHASE
     return None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from teeio.flow import Flow
 from teeio.spdm import flows
 from teeio.spdm import messages as m
-from teeio.spdm.constants import Capability
+from teeio.spdm.constants import EP_INFO_CAPABILITIES, Capability
 from teeio.spdm.encapsulation import Counterpart, ask_requester
 from teeio.spdm.response_key_update import renew_response_key
 from teeio.spdm.state import Session, SessionPhase
@@ -68,8 +68,8 @@ class Acquaintance:
 
     def __call__(self, r: Responder, session_id: int | None) -> None:
         """Ask for them, if the requester has any to tell."""
-        known = Capability.EP_INFO_SIG | Capability.EP_INFO_NO_SIG
-        if self._asked or not r.connection.requester_capabilities & known:
+        handshake = session_id is not None and _established(r, session_id) is None
+        if self._asked or handshake or not r.connection.requester_capabilities & EP_INFO_CAPABILITIES:
             return
         self._asked = True
         ask_requester(r, lambda side: self._learn(side), session_id)

@@ -96,9 +96,13 @@ def _expected(rule: Rule, stage: Stage, version: int) -> Kind | None:
         return Kind.NOT_IN_VERSION
     if not rule.place & place_of(stage):
         return Kind.OUTSIDE if place_of(stage) & Place.OUTSIDE else Kind.INSIDE
-    if rule.phase is not Phase.START and rule.phase is not phase_of(stage):
+    if rule.phase is not Phase.START and phase_of(stage) not in _phases(rule):
         return Kind.PHASE
     return None
+
+
+def _phases(rule: Rule) -> list[Phase]:
+    return [phase for phase in Phase if phase is rule.phase or (rule.onward and phase > rule.phase)]
 
 
 def amid(kind: Kind, free: tuple[int, ...], scene: Scene) -> Iterator[Abuse]:

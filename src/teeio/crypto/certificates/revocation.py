@@ -17,7 +17,8 @@ from teeio.crypto.certificates.chain import load_certificate, parse_chain
 from teeio.crypto.certificates.extensions import HARDWARE_IDENTITY, extension, spdm_identifiers
 from teeio.crypto.certificates.issue import moment
 from teeio.crypto.certificates.leaf import Finding, Severity
-from teeio.crypto.certificates.validate import PARSER_ERRORS, anchor_of, finish, path_of
+from teeio.crypto.certificates.paths import PARSER_ERRORS, finish, parsed_list, path_of, signature_validator
+from teeio.crypto.certificates.validate import anchor_of
 from teeio.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -52,10 +53,12 @@ def revocation_status(
         return Revocation.UNKNOWN, str(error)
     if anchor is None or not below:
         return Revocation.UNKNOWN, "the chain reaches no trust anchor"
-    for size in range(1, len(below) + 1):
-        status, reason = _last_of(anchor, below[:size], at_time, lists)
-        if status is not Revocation.GOOD:
-            return status, reason
+    if _last_of(anchor, below, at_time, lists)[0] is not Revocation.GOOD:
+        # Which certificate is it? The first that is not the good end of a path.
+        for size in range(1, len(below) + 1):
+            status, reason = _last_of(anchor, below[:size], at_time, lists)
+            if status is not Revocation.GOOD:
+                return status, reason
     return Revocation.GOOD, "no certificate of the chain is on a current revocation list of its issuer"
 
 
@@ -84,8 +87,9 @@ def _last_of(anchor: bytes, below: Sequence[bytes], at_time: float, lists: Seque
             other_certs=list(path),
             moment=moment(at_time),
             allow_fetching=False,
-            crls=list(lists),
+            crls=[parsed_list(one) for one in lists],
             revocation_mode="require",
+            signature_validator=signature_validator(),
         )
         finish(async_validate_path(context, path))
     except RevokedError as error:

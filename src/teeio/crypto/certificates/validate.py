@@ -6,21 +6,16 @@ caller's anchors: the root that the peer sends along proves nothing. Nothing is 
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Sequence
 
 from teeio.crypto.algorithms import BaseHash
 from teeio.crypto.certificates.chain import leaf_public_key, load_certificate, parse_chain
 from teeio.crypto.certificates.issue import moment
 from teeio.crypto.certificates.leaf import CertificateModel, Finding, Leaf, Severity, errors, leaf_findings
+from teeio.crypto.certificates.paths import PARSER_ERRORS, finish, path_of, signature_validator
 from teeio.crypto.kdf import digest, equal
 from teeio.crypto.keys import Asym, PublicKey
 from teeio.errors import AuthenticationFailed, DecodeError
-
-if TYPE_CHECKING:
-    from pyhanko_certvalidator.path import ValidationPath
-
-T = TypeVar("T")
 
 
 def validate_chain(
@@ -97,53 +92,19 @@ def anchor_of(root_hash: bytes, anchors: Sequence[bytes], base_hash: BaseHash) -
 
 
 def _validate_path(anchor: bytes, below: Sequence[bytes], at_time: float) -> str | None:
-    # Imported here because it takes about 0.1 s to load and most programs never validate a chain.
     from pyhanko_certvalidator.context import ValidationContext
     from pyhanko_certvalidator.errors import ValidationError
     from pyhanko_certvalidator.validate import async_validate_path
 
     try:
         path = path_of(anchor, below)
-        context = ValidationContext(trust_roots=[path.first], moment=moment(at_time), allow_fetching=False)
+        context = ValidationContext(
+            trust_roots=[path.first],
+            moment=moment(at_time),
+            allow_fetching=False,
+            signature_validator=signature_validator(),
+        )
         finish(async_validate_path(context, path))
     except (ValidationError, *PARSER_ERRORS) as error:
         return str(error) or type(error).__name__
     return None
-
-
-PARSER_ERRORS = (
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    NotImplementedError,
-    RecursionError,
-)
-"""What the path validator's lazy ASN.1 parser may raise on certificates that it cannot read; each is a refusal."""
-
-
-def path_of(anchor: bytes, below: Sequence[bytes]) -> ValidationPath:
-    """Give the validator's path from a DER anchor down. Raises `PARSER_ERRORS`."""
-    from asn1crypto import x509 as asn1_x509
-    from pyhanko_certvalidator.authority import AuthorityWithCert, TrustAnchor, TrustQualifiers
-    from pyhanko_certvalidator.path import ValidationPath
-
-    root, *rest = (asn1_x509.Certificate.load(der, strict=True) for der in (anchor, *below))
-    window = TrustQualifiers(valid_from=root.not_valid_before, valid_until=root.not_valid_after)
-    return ValidationPath(TrustAnchor(AuthorityWithCert(root), window), interm=rest[:-1], leaf=rest[-1])
-
-
-def finish(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that has nothing to wait for, without an event loop.
-
-    The validator is written as coroutines because it can fetch revocation data. Here it is given all data and forbidden
-    to fetch, so it runs to its end at the first step; should it ever wait, that is an error, not a reason for a loop.
-    """
-    try:
-        coroutine.send(None)
-    except StopIteration as done:
-        result: T = done.value
-        return result
-    coroutine.close()
-    raise AuthenticationFailed("certificate path validation tried to wait, though nothing may be fetched")

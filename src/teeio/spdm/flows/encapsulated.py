@@ -80,6 +80,7 @@ def _answering_side(requester: Requester) -> Responder:
         requester.entropy,
         replace(settings, base_asym=settings.req_base_asym, pqc_asym=settings.req_pqc_asym),
         events=requester.events,
+        events_connection=requester.events_connection,
         device_classes=requester.device_classes,
         observer=requester.observer,
         name=requester.name,

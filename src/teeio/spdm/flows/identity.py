@@ -18,6 +18,8 @@ from teeio.spdm.asking import Asker
 from teeio.spdm.constants import ALL_MEASUREMENTS, PUBLIC_KEY_SLOT, Capability, SummaryType, Version
 from teeio.spdm.exchange import Answer, ask, exchange
 from teeio.spdm.flows.encapsulated import serve_encapsulated
+from teeio.spdm.key_update import renew_if_due
+from teeio.spdm.messages.certificate import portion_offset
 from teeio.spdm.public_keys import in_four_bits, key_hash, key_of
 from teeio.spdm.requester import Requester
 from teeio.spdm.signing import verify_transcript
@@ -90,10 +92,9 @@ def large_form(requester: Asker) -> bool:
 
 
 def _portion_request(requester: Asker, slot: int, offset: int, *, large: bool) -> m.GetCertificate:
+    limit = requester.settings.data_transfer_size - portion_offset(large=large)
     if large:
-        limit = requester.settings.data_transfer_size - 16
         return m.GetCertificate(slot=slot, large=1, large_offset=offset, large_length=limit)
-    limit = requester.settings.data_transfer_size - 8
     if requester.connection.version < Version.V1_2:
         limit = 0x400
     return m.GetCertificate(slot=slot, offset=offset, length=min(limit, MAX_CHAIN))
@@ -228,7 +229,11 @@ def get_measurements(
         slot=in_four_bits(slot) if signed else 0,
         context=requester.entropy(8),
     )
-    before = requester.transcript.l1(requester.connection.version, requester.travels_in(session), b"", b"")
+    travels = requester.travels_in(session)
+    if travels is not None:
+        # L begins anew with KEY_UPDATE: one that is due must not come between what L has now and this exchange.
+        yield from renew_if_due(requester, requester.session(travels))
+    before = requester.transcript.l1(requester.connection.version, travels, b"", b"")
     answer: Answer[m.Measurements] = yield from exchange(request, session)
     response = answer.message
     if requester.connection.version >= Version.V1_3 and response.context != request.context:

@@ -14,6 +14,7 @@ from teeio.spdm.asking import Asker
 from teeio.spdm.events import problem_of_events
 from teeio.spdm.exchange import Answer, ask, exchange
 from teeio.spdm.flows.identity import verify_signature
+from teeio.spdm.messages.measurements import LOG_PORTION_OFFSET
 from teeio.spdm.public_keys import in_four_bits
 from teeio.spdm.state import Session
 from teeio.spdm.transcript import ENDPOINT_INFO_CONTEXT
@@ -21,16 +22,13 @@ from teeio.spdm.transcript import ENDPOINT_INFO_CONTEXT
 MAX_LOG = 1 << 20
 """Largest measurement extension log that is read."""
 
-_LOG_HEADER = 12
-"""Bytes of MEASUREMENT_EXTENSION_LOG before the portion."""
-
 
 def get_measurement_extension_log(requester: Asker, session: int | None = None) -> Flow[m.Log]:
     """Read the whole measurement extension log, in portions. Raises `PeerViolation` if they do not add up.
 
     Nothing signs the log: compare its extension (`device_state.extended`) with a signed HASH_EXTEND measurement.
     """
-    limit = requester.settings.data_transfer_size - _LOG_HEADER
+    limit = requester.settings.data_transfer_size - LOG_PORTION_OFFSET
     data = b""
     while True:
         response = yield from ask(m.GetMeasurementExtensionLog(offset=len(data), length=limit), session)
@@ -61,7 +59,7 @@ def get_endpoint_info(
     answer: Answer[m.EndpointInfo] = yield from exchange(request, session)
     response = answer.message
     if signed:
-        if response.slot & 0xF != slot & 0xF:
+        if in_four_bits(response.slot) != in_four_bits(slot):
             raise PeerViolation(f"slot {response.slot} signs for slot {slot}", "DSP0274 ENDPOINT_INFO")
         size = requester.connection.asym.signature_size
         il1 = requester.transcript.vca + answer.sent + answer.received[:-size]

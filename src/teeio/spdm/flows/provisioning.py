@@ -12,13 +12,11 @@ from teeio.errors import Misuse, PeerViolation
 from teeio.flow import Flow
 from teeio.spdm import messages as m
 from teeio.spdm.asking import Asker
-from teeio.spdm.constants import Capability, Version
+from teeio.spdm.constants import Capability, KeyPairOperation, Version
 from teeio.spdm.device_state import KeyUsage
 from teeio.spdm.exchange import ask
 from teeio.spdm.flows.identity import large_form
 from teeio.spdm.provisioning import asym_bits
-
-_CHANGE, _ERASE, _GENERATE = 0, 1, 2
 
 
 def _names(requester: Asker, key_pair_id: int, model: CertificateModel) -> tuple[int, int]:
@@ -132,7 +130,7 @@ def change_key_pair(
     session: int | None = None,
 ) -> Flow[None]:
     """Change the slots (a mask), the uses and the algorithm of a key pair; None leaves the latter two."""
-    yield from ask(_settings(requester, _CHANGE, key_pair_id, slots, usage, algorithm), session)
+    yield from ask(_settings(requester, KeyPairOperation.CHANGE, key_pair_id, slots, usage, algorithm), session)
 
 
 def generate_key_pair(
@@ -145,12 +143,12 @@ def generate_key_pair(
     session: int | None = None,
 ) -> Flow[None]:
     """Make the device generate the key of a key pair that no slot uses."""
-    yield from ask(_settings(requester, _GENERATE, key_pair_id, slots, usage, algorithm), session)
+    yield from ask(_settings(requester, KeyPairOperation.GENERATE, key_pair_id, slots, usage, algorithm), session)
 
 
 def erase_key_pair(requester: Asker, key_pair_id: int, session: int | None = None) -> Flow[None]:
     """Erase the key of a key pair that no slot uses."""
-    yield from ask(m.SetKeyPairInfo(operation=_ERASE, key_pair_id=key_pair_id), session)
+    yield from ask(m.SetKeyPairInfo(operation=KeyPairOperation.ERASE, key_pair_id=key_pair_id), session)
 
 
 def _settings(

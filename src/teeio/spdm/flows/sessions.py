@@ -186,6 +186,8 @@ def psk_exchange(
     )
     answer: Answer[m.PskExchangeRsp] = yield from exchange(request)
     response, hash_size = answer.message, connection.base_hash.size
+    if bool(response.context) is not bool(connection.responder_capabilities & Capability.PSK_WITH_CONTEXT):
+        raise PeerViolation("ResponderContext is there or not against PSK_CAP", "DSP0274 PSK_EXCHANGE_RSP")
     session = _new_session(requester, request.req_session_id, response)
     session.transcript = (
         requester.transcript.handshake(b"", multi_key=False) + answer.sent + answer.received[:-hash_size]

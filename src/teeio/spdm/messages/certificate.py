@@ -39,3 +39,8 @@ class Certificate(Response):
     large_portion: bytes = blob(
         "large_portion_length", "Portion of the chain", when="large", since=Version.V1_4, default=b""
     )
+
+
+def portion_offset(*, large: bool) -> int:
+    """Give the bytes of CERTIFICATE before the portion, in the small or in the large form."""
+    return 16 if large else 8

@@ -110,6 +110,10 @@ class MeasurementExtensionLog(Response):
     portion: bytes = blob("portion_length", "Portion of the log")
 
 
+LOG_PORTION_OFFSET = 12
+"""Bytes of MEASUREMENT_EXTENSION_LOG before the portion."""
+
+
 @record
 class LogEntry(Record):
     """An entry of the DMTF measurement extension log."""
