@@ -37,8 +37,8 @@ def load(name: str) -> Reference | None:
 class Recorder(Pair):
     """A pair of our engines on a real binding, whose traffic and secrets are recorded."""
 
-    def __init__(self, link_type: LinkType, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, link_type: LinkType, *given: Any, **options: Any) -> None:
+        super().__init__(*given, **options)
         binding = DoeBinding() if link_type is LinkType.PCI_DOE else MctpBinding()
         self.requester.binding = self.responder.binding = binding
         self.pcap, self.keys = PcapWriter(link_type), KeyLogWriter()

@@ -29,6 +29,7 @@ class PlainBinding:
     sequence_number_size = 2
     max_random_padding = 8
     max_transport_padding = 3
+    max_message = 1 << 32
 
     def wrap(self, message: bytes, secured: bool) -> bytes:
         return bytes([secured]) + message

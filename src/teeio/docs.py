@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from teeio import abi
+from teeio.abi.absent import ABSENT
 from teeio.cli.operation_table import ENTRIES
 from teeio.cli.outcome import EXIT_MEANINGS
 from teeio.crypto.availability import NOT_PROVIDED
@@ -71,7 +72,7 @@ def spdm_page() -> Iterator[str]:
                 rule.request.NAME,
                 f"{rule.request.CODE:#04x}",
                 Version(rule.since).text,
-                rule.phase.name,
+                f"from {rule.phase.name}" if rule.onward else rule.phase.name,
                 _place(rule.place),
                 " or ".join(flag.name or "" for flag in rule.responder) or "-",
                 " or ".join(flag.name or "" for flag in rule.requester) or "-",
@@ -203,6 +204,10 @@ def calls_page() -> Iterator[str]:
             )
             for call in abi.CALLS.values()
         ),
+    )
+    yield from ("", "## Not modelled", "", "Public calls on memory, devices and I/O that have no declaration.", "")
+    yield from _grid(
+        ("call", "leaf", "why not"), ((one.name, "-" if one.leaf is None else one.leaf, one.reason) for one in ABSENT)
     )
 
 

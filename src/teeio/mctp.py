@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from teeio.errors import DecodeError
-from teeio.spdm.binding import OtherApplication
+from teeio.spdm.binding import NO_LIMIT, OtherApplication
 from teeio.wire import Record, bits, record, reserved_bits, u8
 
 LINK_TYPE = 291
@@ -52,6 +52,7 @@ class MctpBinding:
     sequence_number_size = 2
     max_random_padding = 32
     max_transport_padding = 0
+    max_message = NO_LIMIT
 
     def wrap(self, message: bytes, secured: bool) -> bytes:
         """Make an MCTP message of an SPDM message or of a secured message."""

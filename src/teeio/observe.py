@@ -104,6 +104,23 @@ def ignore(event: Event) -> None:
     """Listen to nothing: the default observer."""
 
 
+class Audience:
+    """Observers, who may come and go, as one observer."""
+
+    def __init__(self, *listeners: Observer) -> None:
+        self.listeners = [listener for listener in listeners if listener is not ignore]
+
+    def __call__(self, event: Event) -> None:
+        """Tell all who listen now."""
+        for listener in tuple(self.listeners):
+            listener(event)
+
+
+def heard(observer: Observer) -> bool:
+    """Tell whether anybody hears what this observer is told, so that it is worth describing."""
+    return bool(observer.listeners) if isinstance(observer, Audience) else observer is not ignore
+
+
 def fan_out(observers: Iterable[Observer]) -> Observer:
     """Make one observer of several."""
     listeners = tuple(observers)

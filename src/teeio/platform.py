@@ -1,4 +1,4 @@
-"""The whole system assembled: a device on a link, the host with its TSM and VMM, and the TVMs that run on it.
+"""The whole system assembled: devices on links, the host with its TSM and VMM, and the TVMs that run on it.
 
 device, host and guest meet only here. Randomness and time come from outside: `Platform.assemble(seed=N)` gives a platform whose
 every byte repeats, `Platform.assemble()` one with the system's randomness and clock handed in by the caller.
@@ -6,8 +6,9 @@ every byte repeats, `Platform.assemble()` one with the system's randomness and c
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from teeio.abi.operands import PAGE_SIZE
 from teeio.attestation import Expectations, NonceRegistry, Policy, Profile, ReferenceValues
@@ -17,11 +18,11 @@ from teeio.device.configuration import Configuration
 from teeio.device.device import Device
 from teeio.device.identity import Manufacturer, measured
 from teeio.device.models.accelerator import Accelerator
-from teeio.errors import Misuse
+from teeio.errors import Misuse, TeeioError
 from teeio.guest.accept import AssignedInterface
 from teeio.guest.attest import Verifier
 from teeio.guest.cost import CostMeter
-from teeio.guest.dma import BounceDma, PrivateDma, ProtectedSession, dma_for
+from teeio.guest.dma import DmaInterface, ProtectedSession, dma_for
 from teeio.guest.driver import AcceleratorDriver
 from teeio.guest.pci import PciFunction, enumerate_functions
 from teeio.guest.tvm import Tvm
@@ -29,13 +30,19 @@ from teeio.host.iommu import Iommu
 from teeio.host.memory import PhysicalMemory
 from teeio.host.root_complex import RootComplex
 from teeio.host.tdx.module import TdxModule
+from teeio.host.tdx.tpa import TPA_SETTINGS
+from teeio.host.vmm.bus import PciFunction as PciHostFunction
 from teeio.host.vmm.kvm import GuestMachine
 from teeio.host.vmm.vfio import Unit
 from teeio.host.vmm.vmm import Vmm
-from teeio.observe import Event, MessageMoved, Observer, SecretDerived, StateChanged, fan_out, ignore
+from teeio.observe import Audience, Event, MessageMoved, Observer, SecretDerived, StateChanged, ignore
 from teeio.pcie.address import AddressRange, Bdf
-from teeio.pcie.link import Link
+from teeio.pcie.link import Link, join
+from teeio.pcie.link_rules import CLOSED, LinkRules
+from teeio.pcie.ports import RootPort
+from teeio.pcie.switch import Switch, SwitchPort
 from teeio.spdm.device_state import DeviceMeasurements
+from teeio.spdm.state import Settings
 
 SEEDED_EPOCH = 1_767_225_600.0
 """The time at which seeded platforms begin: 2026-01-01 00:00 UTC."""
@@ -46,7 +53,14 @@ TICK = 1e-3
 MEMORY_SIZE = 64 << 20
 TVM_MEMORY_SIZE = 16 << 20
 ROOT_PORT = Bdf(0, 0, 1, 0)
+"""The first device's root port; those of further devices follow it."""
+
 KERNEL = b"the TVM's kernel image"
+
+
+def _mark(index: int) -> str:
+    """Tell further devices from the first."""
+    return f" {index + 1}" if index else ""
 
 
 class VirtualClock:
@@ -94,9 +108,10 @@ class Guest:
         *,
         interface: AssignedInterface | None = None,
         session: ProtectedSession | None = None,
-    ) -> tuple[AcceleratorDriver, PrivateDma | BounceDma]:
-        """Probe the accelerator's driver: on private memory for an accepted interface, else on bounce buffers."""
-        dma = dma_for(self.tvm, interface, meter, self.clock(), session=session)
+        dma: DmaInterface | None = None,
+    ) -> tuple[AcceleratorDriver, DmaInterface]:
+        """Probe the accelerator's driver: on `dma`, or on private memory for an accepted interface, else on bounce buffers."""
+        dma = dma or dma_for(self.tvm, interface, meter, self.clock(), session=session)
         driver = AcceleratorDriver(self.tvm, function, dma, meter, interface=interface)
         driver.probe(self.clock())
         return driver, dma
@@ -104,20 +119,26 @@ class Guest:
 
 @dataclass(slots=True)
 class Platform:
-    """One host with one device below its root port. `listeners` may be added to at any time."""
+    """One host with its devices: each below a root port of its own by its own link, or all below one switch.
+
+    `listeners` may be added to at any time.
+    """
 
     entropy: Entropy
     clock: Callable[[], float]
-    configuration: Configuration
     manufacturer: Manufacturer
     memory: PhysicalMemory
     root_complex: RootComplex
-    device: Device
-    link: Link
+    devices: list[Device]
+    links: list[Link]
     module: TdxModule
     vmm: Vmm
     observer: Observer
     listeners: list[Observer]
+    switch: Switch | None = None
+    """The switch above all devices; their links are then those below it."""
+    uplink: Link | None = None
+    """The link between root port and switch."""
 
     @classmethod
     def assemble(
@@ -126,20 +147,27 @@ class Platform:
         seed: int | None = None,
         clock: Callable[[], float] | None = None,
         configuration: Configuration | None = None,
+        others: Sequence[Configuration] = (),
+        iommus: int = 1,
+        memory_size: int = MEMORY_SIZE,
+        switch: bool = False,
+        link_rules: LinkRules = CLOSED,
+        tsm_settings: Settings = TPA_SETTINGS,
         observer: Observer = ignore,
     ) -> Platform:
         """Build a platform that is powered on and does nothing yet.
 
-        With `seed` all randomness and the clock repeat; without it `clock` (seconds since 1970 UTC) must be given.
+        `configuration` is how the first device is built, `others` are further devices, certified by the same
+        manufacturer. The root ports are dealt out to the IOMMUs in turn. With `switch` all devices are below one switch
+        and one root port. `link_rules` says which gaps of the published specifications are closed, `tsm_settings` what
+        the TSM offers in SPDM. With `seed` all randomness and the clock repeat; without it `clock` (seconds since 1970
+        UTC) must be given.
         """
         if seed is None and clock is None:
             raise Misuse("a platform without a seed needs a clock", remedy="give seed=1 or clock=time.time")
         entropy: Entropy = system_entropy if seed is None else SeededEntropy(str(seed).encode())
         clock = clock or VirtualClock()
-        listeners: list[Observer] = [observer]
-
-        def told(event: Event) -> None:
-            fan_out(listeners)(event)
+        told = Audience(observer)
 
         def told_by_device(event: Event) -> None:
             # The TPA tells of the session, its messages and secrets; the DSM would tell of each again.
@@ -147,32 +175,117 @@ class Platform:
             if not session and not isinstance(event, MessageMoved | SecretDerived):
                 told(event)
 
-        configuration = configuration or Configuration()
-        manufacturer = Manufacturer.found(configuration.manufacture.info, forked(entropy, "manufacturer"), clock())
-        memory = PhysicalMemory(MEMORY_SIZE, forked(entropy, "memory"), told)
-        root_complex = RootComplex(memory, {0: Iommu("IOMMU 0", memory, told)}, told)
-        port = root_complex.add_root_port(ROOT_PORT, 0)
-        device = Device(
-            configuration, forked(entropy, "device"), clock(), manufacturer=manufacturer, observer=told_by_device
+        configurations = (configuration or Configuration(), *others)
+        made = configurations[0].manufacture.info
+        manufacturer = Manufacturer.found(made, forked(entropy, "manufacturer"), clock())
+        memory = PhysicalMemory(memory_size, forked(entropy, "memory"), told)
+        units = {number: Iommu(f"IOMMU {number}", memory, told) for number in range(iommus)}
+        root_complex = RootComplex(memory, units, told)
+        ports = [
+            root_complex.add_root_port(
+                Bdf(ROOT_PORT.segment, ROOT_PORT.bus, ROOT_PORT.device + index, 0),
+                index % iommus,
+                name=f"root port{_mark(index)}",
+                rules=link_rules,
+            )
+            for index in range(1 if switch else len(configurations))
+        ]
+        tops: Sequence[RootPort | SwitchPort] = ports
+        made_switch, uplink = None, None
+        if switch:
+            made_switch = Switch(max(2, len(configurations)), observer=told, rules=link_rules)
+            uplink = join(ports[0], made_switch.upstream, observer=told)
+            tops = made_switch.downstream
+        devices, links = [], []
+        for index, (built, top) in enumerate(zip(configurations, tops, strict=False)):
+            device = Device(
+                # Until the host numbers it: a switch takes two buses of its own.
+                replace(built, address=replace(built.address, bus=built.address.bus + 2)) if switch else built,
+                forked(entropy, f"device{_mark(index)}"),
+                clock(),
+                manufacturer=manufacturer,
+                observer=told_by_device,
+                link_rules=link_rules,
+            )
+            devices.append(device)
+            links.append(join(top, device.port, observer=told))
+        module = TdxModule(
+            memory, root_complex, forked(entropy, "TSM"), settings=tsm_settings, rules=link_rules, observer=told
         )
-        link = root_complex.fabric.attach(port, device.port, observer=told)
-        module = TdxModule(memory, root_complex, forked(entropy, "TSM"), observer=told)
         vmm = Vmm(module, root_complex.vmm, memory.vmm, module.shared_ept, observer=told)
         return cls(
-            entropy, clock, configuration, manufacturer, memory, root_complex, device, link, module, vmm, told, listeners
+            entropy,
+            clock,
+            manufacturer,
+            memory,
+            root_complex,
+            devices,
+            links,
+            module,
+            vmm,
+            told,
+            told.listeners,
+            made_switch,
+            uplink,
         )
 
+    @property
+    def device(self) -> Device:
+        """The first device."""
+        return self.devices[0]
+
+    @property
+    def link(self) -> Link:
+        """The first device's link."""
+        return self.links[0]
+
+    @property
+    def configuration(self) -> Configuration:
+        """How the first device is built."""
+        return self.device.configuration
+
+    def device_of(self, function: PciHostFunction) -> Device:
+        """Give the device that the VMM has found a function of."""
+        return next(device for device in self.devices if function.address in device.present())
+
     def now(self) -> float:
-        """Read the clock; the device's time goes on with it."""
+        """Read the clock; the devices' time goes on with it."""
         at = self.clock()
-        self.device.advance(at)
+        for device in self.devices:
+            device.advance(at)
         return at
 
-    def launch(self, name: str = "TVM", unit: Unit | None = None, *, memory_size: int = TVM_MEMORY_SIZE) -> Guest:
-        """Create a TVM, assign it a unit of the device if one is given, and boot it."""
-        machine = self.vmm.kvm.create(name, memory_size, {0: KERNEL})
+    def work(self) -> bool:
+        """Let every device do what it has accepted; False if there was nothing to do."""
+        worked = [device.work() for device in self.devices]
+        return any(worked)
+
+    def launch(
+        self,
+        name: str = "TVM",
+        unit: Unit | None = None,
+        *,
+        memory_size: int = TVM_MEMORY_SIZE,
+        huge_pages: bool = False,
+    ) -> Guest:
+        """Create a TVM, assign it a unit of a device if one is given, and boot it. What fails is undone.
+
+        Its verifier is for that device.
+
+        With `huge_pages` its memory comes in pages of 2 MiB where it can, which is much sooner; what it shares of them is split.
+        """
+        machine = self.vmm.kvm.create(name, memory_size, {0: KERNEL}, huge_pages=huge_pages)
+        try:
+            return self._boot(machine, unit)
+        except BaseException:
+            with suppress(TeeioError):
+                self.vmm.kvm.destroy(machine, self.now())
+            raise
+
+    def _boot(self, machine: GuestMachine, unit: Unit | None) -> Guest:
         if unit is not None:
             self.vmm.kvm.assign(machine, unit)
+        name, memory_size, huge_pages = machine.name, machine.memory_size, machine.huge_pages
         tvm = Tvm(
             self.module.guest(machine.tdr),
             self.vmm.hypercalls(machine),
@@ -180,12 +293,14 @@ class Platform:
             forked(self.entropy, name),
             AddressRange(0, memory_size),
             initial=[AddressRange(0, PAGE_SIZE)],
-            halt=self.device.work,
+            huge_pages=huge_pages,
+            halt=self.work,
             observer=self.observer,
         )
         machine.on_interrupt = tvm.interrupts.deliver
         tvm.boot()
-        return Guest(tvm, machine, self.verifier(tvm.entropy), self.now, unit)
+        device = self.device if unit is None else self.device_of(unit.function)
+        return Guest(tvm, machine, self.verifier(tvm.entropy, device), self.now, unit)
 
     def shut_down(self, guest: Guest) -> None:
         """End a TVM; its memory and what was assigned to it go back to the VMM."""
@@ -196,17 +311,17 @@ class Platform:
 
         How driver and device agree on it (in practice in an SPDM session of their own) is outside the model.
         """
-        model = next(found.model for found in self.device.tdis if self.device.address_of(found) == function)
+        model = next(found.model for one in self.devices for found in one.tdis if one.address_of(found) == function)
         if not isinstance(model, Accelerator):
             raise Misuse(f"{function} is no accelerator")
         model.use_session_key(key)
 
-    def verifier(self, entropy: Entropy) -> Verifier:
-        """Give what the owner of a TVM accepts: this manufacturer's device with this firmware, locked as TDX wants it.
+    def verifier(self, entropy: Entropy, device: Device | None = None) -> Verifier:
+        """Give what the owner of a TVM accepts: one device, the first if none is named, with its firmware, locked as TDX wants it.
 
         Anchors, revocation lists and reference values are the manufacturer's publications, not the device's word.
         """
-        manufacture = self.configuration.manufacture
+        manufacture = (device or self.device).configuration.manufacture
         blocks = DeviceMeasurements(measured(manufacture)).blocks(MeasurementHash.SHA_384)
         return Verifier(
             Policy(Profile.TDX),

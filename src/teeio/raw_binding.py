@@ -6,6 +6,7 @@ Nothing tells a secured message from a plain one, so there are no sessions: both
 from __future__ import annotations
 
 from teeio.errors import Misuse
+from teeio.spdm.binding import NO_LIMIT
 from teeio.spdm.constants import NEEDS_SESSION, SESSION_CAPABILITIES, Capability
 
 WITHOUT_SESSIONS = SESSION_CAPABILITIES | NEEDS_SESSION | Capability.EVENT
@@ -19,6 +20,7 @@ class RawBinding:
     sequence_number_size = 0
     max_random_padding = 0
     max_transport_padding = 0
+    max_message = NO_LIMIT
 
     def wrap(self, message: bytes, secured: bool) -> bytes:
         """Give the message itself. Raises `Misuse` for a secured message."""

@@ -89,6 +89,7 @@ class TcpBinding:
     sequence_number_size = 0
     max_random_padding = 0
     max_transport_padding = 0
+    max_message = MAX_MESSAGE
 
     def wrap(self, message: bytes, secured: bool) -> bytes:
         """Make a frame of an SPDM message or of a secured message; of one too large, the frame that says so."""

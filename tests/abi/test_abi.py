@@ -7,6 +7,7 @@ import typing
 import pytest
 
 from teeio.abi import CALLS, Boundary, Call, CallRefused, HypercallResult, Result, TvmToTsm, TvmToVmm, VmmToTsm
+from teeio.abi.absent import ABSENT
 from teeio.abi.operands import AUTHORITY, Actor, DevifOperation, PageLevel
 from teeio.abi.statuses import PENDING, HypercallError, Status, TdcmStatus
 
@@ -113,3 +114,34 @@ def test_results_give_values_or_say_why_not() -> None:
 
 def test_units() -> None:
     assert [level.size for level in PageLevel] == [4096, 2 << 20]
+
+
+PUBLIC = """
+TDH.EXT.MEM.ADD TDH.IOMMU.SETUP TDH.IOMMU.CLEAR TDH.SPDM.CREATE TDH.SPDM.DELETE TDH.SPDM.CONNECT TDH.SPDM.DISCONNECT TDH.SPDM.MNG
+TDH.IDE.STREAM.CREATE TDH.IDE.STREAM.BLOCK TDH.IDE.STREAM.DELETE TDH.IDE.STREAM.KM
+TDH.IOMMU.SETREG TDH.IOMMU.GETREG TDH.IDE.STREAM.IDEKMREQ TDH.IDE.STREAM.IDEKMRSP
+TDH.DEVIF.CREATE TDH.DEVIF.REMOVE TDH.DEVIF.REQUEST TDH.DEVIF.RESPONSE
+TDH.DMAR.ADD TDH.DMAR.BLOCK TDH.DMAR.READ TDH.DMAR.REMOVE TDH.MMIOMT.ADD TDH.MMIOMT.SET TDH.MMIOMT.RD TDH.MMIOMT.REMOVE
+TDH.MMIO.MAP TDH.MMIO.BLOCK TDH.MMIO.UNMAP TDH.IQINV.REQ TDH.IQINV.PROC TDH.MEM.SHARED.SEPT.WR
+TDH.DEVIFMT.ADD TDH.DEVIFMT.REMOVE TDH.DEVIFMT.RD
+TDG.TDI.RD TDG.TDI.START TDG.DMAR.ACCEPT TDG.MMIO.ACCEPT TDG.DEVIF.READ TDG.DEVIF.VALIDATE TDG.DEVIF.REQUEST TDG.DEVIF.RESPONSE
+""".split()
+"""The calls of both TDX Connect generations that public sources name."""
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_each_public_call_is_declared_or_an_alias_or_absent_for_a_reason(name: str) -> None:
+    aliases = [alias.strip().split(" ")[0] for row in CALLS.values() for alias in row.alias.split(",")]
+    absent = {one.name for one in ABSENT}
+    assert name in CALLS or name in aliases or name in absent
+
+
+def test_what_is_absent_is_not_declared() -> None:
+    assert len({one.name for one in ABSENT}) == len(ABSENT)
+    leaves = {(row.boundary, row.leaf) for row in CALLS.values()}
+    for one in ABSENT:
+        assert one.name not in CALLS
+        assert one.reason
+        boundary = Boundary.SEAMCALL if one.name.startswith("TDH.") else Boundary.TDCALL
+        shared = one.name == "TDH.IOMMU.GETREG"  # the current generation uses the number for TDH.IOMMU.CLEAR
+        assert shared or (boundary, one.leaf) not in leaves

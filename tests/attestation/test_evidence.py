@@ -36,9 +36,21 @@ STATED = "evidence-digests"
 
 
 @pytest.mark.parametrize("name", OBJECTS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(data=st.data())
 def test_no_changed_byte_is_accepted(name: str, data: st.DataObject) -> None:
+    _change_a_byte(name, data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OBJECTS)
+@settings(max_examples=400, deadline=None)
+@given(data=st.data())
+def test_of_many_changed_bytes_none_is_accepted(name: str, data: st.DataObject) -> None:
+    _change_a_byte(name, data)
+
+
+def _change_a_byte(name: str, data: st.DataObject) -> None:
     good = Scene()
     original = getattr(good.build()[0], name)
     at = data.draw(st.integers(0, len(original) - 1))
@@ -52,7 +64,7 @@ def test_no_changed_byte_is_accepted(name: str, data: st.DataObject) -> None:
         assert not bare.verdict(waiver).accepted
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.binary(max_size=120), st.binary(max_size=300), st.binary(max_size=300), st.binary(max_size=80))
 def test_garbage_is_judged_without_an_exception(chain: bytes, vca: bytes, measurements: bytes, report: bytes) -> None:
     garbage = {"certificate_chain": chain, "vca": vca, "measurements": measurements, "report": report}

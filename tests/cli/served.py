@@ -30,6 +30,7 @@ def device(
     plain: bool = False,
     once: bool = True,
     said: list[str] | None = None,
+    doe_connections: tuple[int, ...] = (),
     **options: Any,
 ) -> Iterator[str]:
     """Serve a device; give its address. With `once` it must have ended by itself when one connection has."""
@@ -44,7 +45,7 @@ def device(
             ready.set()
 
     offer = make_offer(choices, transport, entropy, now, say=say, **options)
-    server = DeviceServer(transport, entropy, now, ignore, say, offer, plain=plain)
+    server = DeviceServer(transport, entropy, now, ignore, say, offer, plain=plain, doe_connections=doe_connections)
 
     async def serve() -> None:
         task = asyncio.ensure_future(server.serve("127.0.0.1", 0, once=once))

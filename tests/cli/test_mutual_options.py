@@ -67,6 +67,12 @@ def test_a_pre_shared_key_proves_no_identity(keys: Path, refused: bool) -> None:
     assert ("INVALID_POLICY" in result.stderr) is refused
 
 
+def test_refusing_pre_shared_keys_needs_another_proof_to_ask_for() -> None:
+    result = runner.invoke(app, ["device", "--port", "0", "--refuse-psk"])
+    assert result.exit_code == 2
+    assert "--refuse-psk asks for another proof of identity" in result.stderr
+
+
 @pytest.mark.parametrize("mode", [Mutual.ENCAPSULATED, Mutual.DIGESTS], ids=lambda mode: mode.value)
 def test_a_requester_of_another_authority(keys: Path, tmp_path: Path, mode: Mutual) -> None:
     assert runner.invoke(app, ["identity", "make", str(tmp_path), "--asym", "ECDSA_P384"]).exit_code == 0

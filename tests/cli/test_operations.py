@@ -108,7 +108,7 @@ def test_names_and_arguments() -> None:
         ("vendor-defined:3:01", "cannot be read", "vendor-defined:ID:VENDOR:HEX"),
         ("end:soon", "'soon' is not clear", "end[:clear]"),
         ("send-event:all:00", "it sends one event", "send-event:TYPE:HEX"),
-        ("get-csr:a.csr:x", "cannot be read", "get-csr[:FILE[:TAG]]"),
+        ("get-csr:a.csr:x", "cannot be read", "get-csr[:FILE[:TAG][+info=FILE]]"),
     ],
 )
 def test_what_is_written_wrongly(text: str, message: str, remedy: str) -> None:

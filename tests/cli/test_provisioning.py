@@ -55,6 +55,16 @@ def test_a_slot_gets_a_chain_of_another_owner(owner: Path, tmp_path: Path, trans
         assert erased["slots"] == [0]
 
 
+@pytest.mark.parametrize(("info", "taken"), [(b"\x30\x00", True), (b"no DER", False)], ids=["DER", "no DER"])
+def test_requester_info_comes_from_a_file(tmp_path: Path, info: bytes, taken: bool) -> None:
+    wanted = tmp_path / "info.der"
+    wanted.write_bytes(info)
+    with device(provisioning=FACTORY) as peer:
+        result = run(peer, "--json", "--operations", f"certificate,get-csr:+info={wanted}")
+    assert (result.exit_code == 0) is taken
+    assert ("INVALID_REQUEST" in result.stderr) is not taken
+
+
 def test_changes_wait_for_a_reset(owner: Path, tmp_path: Path) -> None:
     request, said = tmp_path / "new.csr", list[str]()
     with device(provisioning=AT_RESET, once=False, said=said) as peer:

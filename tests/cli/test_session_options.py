@@ -39,7 +39,7 @@ def test_a_handshake_in_the_clear() -> None:
         assert connect(peer, "--clear-handshake")["session_ended"] is True
 
 
-@pytest.mark.parametrize("size", [64, 0x100])
+@pytest.mark.parametrize("size", [42, 0x100])
 def test_small_messages(size: int) -> None:
     with device(Transport.PCI_DOE, Choices(data_transfer_size=size, max_message_size=0x4000)) as peer:
         options = ["--data-transfer-size", str(size), "--max-message-size", "16384"]

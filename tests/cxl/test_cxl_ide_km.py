@@ -144,7 +144,7 @@ def test_round_trip(cls: type[Message], data: st.DataObject) -> None:
     assert decode_message(value.encode()) == value
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.binary(max_size=8) | st.binary(min_size=51, max_size=51).map(lambda b: b"\x02" + b[1:]), max_size=5))
 def test_any_bytes(messages: list[bytes]) -> None:
     responder = CxlIdeKmResponder()

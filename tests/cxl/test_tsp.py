@@ -214,7 +214,7 @@ def test_round_trip(cls: type[Message], data: st.DataObject) -> None:
     assert decode_message(value.encode()) == value
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_no_message_makes_the_responder_raise(data: st.DataObject) -> None:
     responder = CxlTspResponder()

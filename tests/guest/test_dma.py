@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guest.fake_accelerator import SESSION_KEY
@@ -162,6 +162,7 @@ def test_a_result_of_other_work_is_noticed(world: World) -> None:
         dma.finish(other)
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 40 * SLOT_SIZE)), max_size=30))
 def test_slots_never_overlap_and_all_come_back(steps: list[tuple[bool, int]]) -> None:
     world = World()

@@ -197,5 +197,5 @@ class Host(RuleBasedStateMachine):
             assert accounting.get(guest.owner, 0) == len(list(guest.sept.leaves()))
 
 
-Host.TestCase.settings = settings(max_examples=150, stateful_step_count=50)
+Host.TestCase.settings = settings(max_examples=60, stateful_step_count=50)
 TestIsolation = Host.TestCase

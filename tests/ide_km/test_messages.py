@@ -108,7 +108,7 @@ def test_round_trip(cls: type[Message], data: st.DataObject) -> None:
     assert decode_message(value.encode()) == value
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_give_nothing_but_decode_error(data: bytes) -> None:
     try:

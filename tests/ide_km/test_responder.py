@@ -218,7 +218,7 @@ def test_ports_must_have_indices(ports: dict[int, Any]) -> None:
         IdeKmResponder(ports)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_no_message_makes_the_responder_raise(make_rig: Callable[..., Rig], data: st.DataObject) -> None:
     rig = make_rig()

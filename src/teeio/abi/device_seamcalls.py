@@ -25,7 +25,8 @@ from teeio.pcie.address import AddressRange
 
 SEAMCALL = Boundary.SEAMCALL
 
-_DEVICE_FAILURES = (Status.OPERAND_BUSY, Status.SPDM_FAILED, Status.SPDM_SESSION_NOT_PRESENT)
+_EXCHANGE_FAILURES = (Status.OPERAND_BUSY, Status.SPDM_FAILED)
+_DEVICE_FAILURES = (*_EXCHANGE_FAILURES, Status.SPDM_SESSION_NOT_PRESENT)
 
 
 # -- SPDM session ----------------------------------------------------------------------------------------------------
@@ -66,7 +67,7 @@ class SpdmConnected:
     measurements: bytes
 
 
-@call(SEAMCALL, "TDH.SPDM.CONNECT", 142, returns=SpdmConnected, refusals=_DEVICE_FAILURES, resumable=True)
+@call(SEAMCALL, "TDH.SPDM.CONNECT", 142, returns=SpdmConnected, refusals=_EXCHANGE_FAILURES, resumable=True)
 class TdhSpdmConnect:
     """Set up the SPDM session with the device."""
 
@@ -94,7 +95,7 @@ class TdhSpdmMng:
     SEAMCALL,
     "TDH.SPDM.DISCONNECT",
     143,
-    refusals=[Status.OPERAND_BUSY, Status.SPDM_SESSION_NOT_PRESENT],
+    refusals=[Status.SPDM_SESSION_NOT_PRESENT],
     resumable=True,
 )
 class TdhSpdmDisconnect:
@@ -186,11 +187,16 @@ class TdhIdeStreamDelete:
         Status.OPERAND_BUSY,
         Status.SPDM_SESSION_NOT_PRESENT,
         Status.IDE_STREAM_NOT_READY,
+        Status.IDE_STREAM_BLOCKED,
+        Status.IDE_STREAM_NEEDS_NEW_KEYS,
     ],
     alias="TDH.TDI.CREATE (name UNCONFIRMED)",
 )
 class TdhDevifCreate:
-    """Give the interface `function_id` of a connected device to a TVM, over a stream of that device."""
+    """Give the interface `function_id` of a connected device to a TVM, over a stream of that device.
+
+    If the interface has run for a TVM under the stream's keys, the stream needs new ones first (CVE-2025-9614).
+    """
 
     tdr: int
     function_id: FunctionId
@@ -211,21 +217,27 @@ class DevifCompleted:
     data: bytes = b""
 
 
-_DEVIF_FAILURES = (
+_NOT_BEGUN = (
     *_DEVICE_FAILURES,
     Status.TDI_NOT_PRESENT,
     Status.DEVIF_NOT_AUTHORISED,
     Status.DEVIF_TDISP_INVALID_STATE,
     Status.DEVIF_TDISP_ERROR_STATE,
+    Status.IDE_STREAM_BLOCKED,
+    Status.IDE_STREAM_NOT_READY,
+)
+_NOT_COMPLETED = (
+    Status.SPDM_FAILED,
+    Status.TDI_NOT_PRESENT,
+    Status.DEVIF_TDISP_INVALID_STATE,
     Status.DEVIF_TDISP_INVALID_REQ_STS,
     Status.DEVIF_TDISP_FAILED,
     Status.DEVIF_REPORT_UNACCEPTABLE,
     Status.IDE_STREAM_BLOCKED,
-    Status.IDE_STREAM_NOT_READY,
 )
 
 
-@call(SEAMCALL, "TDH.DEVIF.REQUEST", 139, returns=DevifCompleted, refusals=_DEVIF_FAILURES, resumable=True)
+@call(SEAMCALL, "TDH.DEVIF.REQUEST", 139, returns=DevifCompleted, refusals=_NOT_BEGUN, resumable=True)
 class TdhDevifRequest:
     """Begin an exchange with the interface: the VMM's own (`AUTHORITY`), or the one that its TVM asked for.
 
@@ -237,7 +249,7 @@ class TdhDevifRequest:
     lock: LockParameters | None = None
 
 
-@call(SEAMCALL, "TDH.DEVIF.RESPONSE", 140, returns=DevifCompleted, refusals=_DEVIF_FAILURES, resumable=True)
+@call(SEAMCALL, "TDH.DEVIF.RESPONSE", 140, returns=DevifCompleted, refusals=_NOT_COMPLETED, resumable=True)
 class TdhDevifResponse:
     """Go on with the exchange that TDH.DEVIF.REQUEST began: hand over the device's data object."""
 

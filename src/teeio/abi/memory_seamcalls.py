@@ -105,6 +105,14 @@ class TdhMemPageRemove:
     level: PageLevel = PageLevel.PAGE_4K
 
 
+@call(SEAMCALL, "TDH.MEM.PAGE.DEMOTE", 15, refusals=[*_EPT_FAILURES, Status.TLB_TRACKING_NOT_DONE])
+class TdhMemPageDemote:
+    """Split a blocked and tracked 2 MiB private page into 4 KiB pages, accepted or pending as it was."""
+
+    tdr: int
+    gpa: int
+
+
 @call(SEAMCALL, "TDH.MEM.SHARED.SEPT.WR", 163)
 class TdhMemSharedSeptWr:
     """Let the trusted IOMMU tables of the TVM reach shared memory through the VMM's shared EPT, or no longer."""
@@ -189,7 +197,12 @@ class TdhIqinvProc:
     SEAMCALL,
     "TDH.DMAR.ADD",
     150,
-    refusals=[Status.TDI_NOT_PRESENT, Status.PAGE_METADATA_INCORRECT, Status.DMAR_ENTRY_STATE_INCORRECT],
+    refusals=[
+        Status.TDI_NOT_PRESENT,
+        Status.PAGE_METADATA_INCORRECT,
+        Status.DMAR_ENTRY_STATE_INCORRECT,
+        Status.IOMMU_NOT_CONFIGURED,
+    ],
 )
 class TdhDmarAdd:
     """Lead the interface's T=1 requests to its TVM's secure EPT, pending until the TVM accepts."""
@@ -200,7 +213,7 @@ class TdhDmarAdd:
     pages: tuple[int, ...]
 
 
-@call(SEAMCALL, "TDH.DMAR.BLOCK", 151, refusals=[Status.DMAR_ENTRY_STATE_INCORRECT])
+@call(SEAMCALL, "TDH.DMAR.BLOCK", 151, refusals=[Status.DMAR_ENTRY_STATE_INCORRECT, Status.IOMMU_NOT_CONFIGURED])
 class TdhDmarBlock:
     """Block a trusted entry: no new translation is made by it."""
 
@@ -216,7 +229,7 @@ class DmarEntry:
     tdr: int
 
 
-@call(SEAMCALL, "TDH.DMAR.READ", 152, returns=DmarEntry)
+@call(SEAMCALL, "TDH.DMAR.READ", 152, returns=DmarEntry, refusals=[Status.IOMMU_NOT_CONFIGURED])
 class TdhDmarRead:
     """Read a trusted entry."""
 
@@ -229,7 +242,7 @@ class TdhDmarRead:
     "TDH.DMAR.REMOVE",
     153,
     returns=PagesReturned,
-    refusals=[Status.DMAR_ENTRY_STATE_INCORRECT, Status.TLB_TRACKING_NOT_DONE],
+    refusals=[Status.DMAR_ENTRY_STATE_INCORRECT, Status.TLB_TRACKING_NOT_DONE, Status.IOMMU_NOT_CONFIGURED],
 )
 class TdhDmarRemove:
     """Remove a blocked and invalidated trusted entry."""

@@ -44,10 +44,9 @@ class PageLevel(IntEnum):
     PAGE_4K = 0
     PAGE_2M = 1
 
-    @property
-    def size(self) -> int:
+    def __init__(self, level: int) -> None:
+        self.size = PAGE_SIZE << 9 * level
         """Size in bytes."""
-        return PAGE_SIZE << 9 * self
 
 
 class KmOperation(IntEnum):

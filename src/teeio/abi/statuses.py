@@ -65,6 +65,7 @@ class Status(IntEnum):
     DMAR_ENTRY_STATE_INCORRECT = _OWN + 0x16 * _STEP
     IOMMU_NOT_CONFIGURED = _OWN + 0x17 * _STEP
     IOMMU_QUEUE_FULL = _OWN + 0x18 * _STEP
+    IDE_STREAM_NEEDS_NEW_KEYS = _OWN + 0x19 * _STEP
 
     @property
     def is_error(self) -> bool:
@@ -79,6 +80,13 @@ class Status(IntEnum):
 
 PENDING = frozenset({Status.SPDM_REQUEST, Status.INTERRUPTED_RESUMABLE})
 """The call is under way: carry the data object (`SPDM_REQUEST`) or wait (`INTERRUPTED_RESUMABLE`), then call again."""
+
+
+TRANSIENT = frozenset({Status.OPERAND_BUSY, Status.RND_NO_ENTROPY})
+"""Nothing was done, and nothing need be wrong with the call: it may be made again as it was (Linux: `sc_retry`)."""
+
+TRIES = 3
+"""How often a caller makes a call that is refused for now."""
 
 
 class TdcmStatus(IntEnum):

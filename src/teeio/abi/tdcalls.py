@@ -141,6 +141,7 @@ class TdgDevifResponse:
         Status.DEVIF_BIND_SESSION_MISMATCH,
         Status.EPT_WALK_FAILED,
         Status.EPT_ENTRY_STATE_INCORRECT,
+        Status.PAGE_SIZE_MISMATCH,
         Status.MMIO_REPORT_MISMATCH,
     ],
 )
@@ -187,7 +188,13 @@ class TdgDmarAccept:
     TDCALL,
     "TDG.TDI.START",
     68,
-    refusals=[*_REQUEST_FAILURES, Status.DEVIF_NOT_VALIDATED],
+    refusals=[
+        Status.TDI_NOT_PRESENT,
+        Status.OPERAND_BUSY,
+        Status.DEVIF_BIND_SESSION_MISMATCH,
+        Status.DEVIF_TDISP_INVALID_STATE,
+        Status.DEVIF_NOT_VALIDATED,
+    ],
     alias="TDG.DEVIF.REQUEST with START_INTERFACE",
 )
 class TdgTdiStart:

@@ -11,6 +11,7 @@ from teeio.cli.connect import connect
 from teeio.cli.decode import decode
 from teeio.cli.device import device
 from teeio.cli.explore import explore
+from teeio.cli.fault import fault
 from teeio.cli.identity import identity
 from teeio.cli.identity_certify import certify
 from teeio.cli.interop import interop
@@ -47,6 +48,7 @@ def _options(
 
 app.command(rich_help_panel="Platform")(run)
 app.command(rich_help_panel="Platform")(attack)
+app.command(rich_help_panel="Platform")(fault)
 app.command(rich_help_panel="Platform")(explore)
 app.command(rich_help_panel="Platform")(sysfs)
 app.add_typer(bench, rich_help_panel="Platform")

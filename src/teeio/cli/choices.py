@@ -17,7 +17,7 @@ from teeio.errors import Misuse
 from teeio.spdm.byte_order import ByteOrder
 from teeio.spdm.constants import Capability, Version
 from teeio.spdm.messages import DeviceClass, SubordinateId
-from teeio.spdm.negotiation import REQUESTER_FLAG_RULES
+from teeio.spdm.negotiation import REQUESTER_FLAG_RULES, contradiction
 from teeio.spdm.opaque import SECURED_VERSIONS
 from teeio.spdm.state import Settings
 
@@ -213,9 +213,9 @@ def _capability(name: str) -> Capability:
 
 def check_requester_flags(flags: Capability) -> None:
     """Refuse flags that contradict each other, as every responder would. Raises `Misuse`."""
-    for text, holds in REQUESTER_FLAG_RULES:
-        if not holds(flags):
-            raise Misuse(f"these capabilities contradict each other: {text} (DSP0274)", remedy="see --capabilities")
+    broken = contradiction(flags, REQUESTER_FLAG_RULES)
+    if broken:
+        raise Misuse(f"these capabilities contradict each other: {broken} (DSP0274)", remedy="see --capabilities")
 
 
 def parse_device_classes(texts: Iterable[str]) -> tuple[DeviceClass, ...]:

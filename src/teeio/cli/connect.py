@@ -87,6 +87,7 @@ def connect(
             proof,
             provision,
             wanted,
+            binding=transport.binding_of(reach.doe_connection_id),
             transport=transport,
             entropy=system_entropy,
             observer=fan_out((recording, messages)),

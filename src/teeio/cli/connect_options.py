@@ -48,6 +48,13 @@ class ReachOptions:
             rich_help_panel=REACHED,
         ),
     ] = False
+    doe_connection_id: Annotated[
+        int | None,
+        typer.Option(
+            help="Be the SPDM connection of this id through the DOE mailbox (data object types 3, 4).",
+            rich_help_panel=REACHED,
+        ),
+    ] = None
     timeout: Annotated[
         float, typer.Option(min=0.1, help="Seconds to wait for each answer.", rich_help_panel=REACHED)
     ] = 10.0

@@ -21,6 +21,7 @@ from teeio.crypto.public_key_files import load_public_keys
 from teeio.errors import Misuse
 from teeio.identity_files import read
 from teeio.observe import Observer
+from teeio.spdm.binding import Binding
 from teeio.spdm.constants import PUBLIC_KEY_SLOT, Capability
 from teeio.spdm.device_state import Identity
 from teeio.spdm.events import Events
@@ -83,6 +84,7 @@ def make_requester(
     provision: ProvisionOptions,
     operations: Sequence[Operation],
     *,
+    binding: Binding,
     transport: Transport,
     entropy: Entropy,
     observer: Observer,
@@ -108,7 +110,7 @@ def make_requester(
         identities = tuple(Identity.of_public_key(identity.slots[0].key) for identity in identities)
     keys = [key for file in proof.responder_key or [] for key in load_public_keys(file.read_bytes(), file.name)]
     return Requester(
-        transport.binding,
+        binding,
         settings,
         entropy,
         observer,

@@ -74,7 +74,16 @@ def device(
             telling=telling,
             say=say,
         )
-        server = DeviceServer(transport, entropy, time.time(), recording, say, offer, plain=reach.plain)
+        server = DeviceServer(
+            transport,
+            entropy,
+            time.time(),
+            recording,
+            say,
+            offer,
+            plain=reach.plain,
+            doe_connections=reach.doe_connection_id or (),
+        )
         if root is not None:
             root.write_text(server.roots_pem())
         at = transport.default_port if reach.port is None else reach.port

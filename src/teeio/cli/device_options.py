@@ -87,6 +87,13 @@ class ReachOptions:
             rich_help_panel=REACHED,
         ),
     ] = False
+    doe_connection_id: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Serve one more SPDM connection through the DOE mailbox, with this id (data object types 3, 4). Repeatable.",
+            rich_help_panel=REACHED,
+        ),
+    ] = None
     once: Annotated[bool, typer.Option("--once", help="Serve one connection, then exit.", rich_help_panel=REACHED)] = (
         False
     )

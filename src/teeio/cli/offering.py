@@ -36,6 +36,7 @@ from teeio.spdm.device_state import Identity, Slot
 from teeio.spdm.encapsulation import Wish
 from teeio.spdm.messages import DeviceClass
 from teeio.spdm.mutual import MutualAuthentication
+from teeio.spdm.negotiation import check_responder_flags
 from teeio.spdm.state import MUTUAL_CAPABILITIES, RESPONDER_CAPABILITIES, Settings
 from teeio.spdm.wishes import Acquaintance, KeyRenewal
 from teeio.transport.kinds import Transport
@@ -102,6 +103,7 @@ def make_offer(
     flags = RESPONDER_CAPABILITIES & ~Capability.CERT | known_by
     base = Settings(capabilities=flags, heartbeat_period=period, max_sessions=sessions.max_sessions)
     settings = transport.limited(choices.applied(base, extra))
+    check_responder_flags(settings)
     services = Services(
         mutual=_authentication(mutual),
         trusted_environment=provisioning.trusted_environment,
@@ -156,6 +158,11 @@ def _mutual_flags(options: MutualOptions) -> Capability:
 
 def _authentication(options: MutualOptions) -> MutualAuthentication | None:
     if not _mutual_flags(options):
+        if options.refuse_psk:
+            raise Misuse(
+                "--refuse-psk asks for another proof of identity, and none is asked for",
+                remedy="give --mutual or --basic-mutual",
+            )
         return None
     reads = options.basic_mutual or options.mutual in (Mutual.ENCAPSULATED, Mutual.DIGESTS)
     trusted = [load_anchor(file.read_bytes(), file.name) for file in options.requester_anchor or []]

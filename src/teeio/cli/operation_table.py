@@ -69,7 +69,11 @@ _ENTRIES = (
         in_session=True,
         needs=Capability.EVENT,
     ),
-    Entry("get-csr", "[FILE[:TAG]]", "get a certificate request; after a reset by its tag; TAG new drops older ones"),
+    Entry(
+        "get-csr",
+        "[FILE[:TAG][+info=FILE]]",
+        "get a certificate request; after a reset by its tag; TAG new drops older ones; RequesterInfo from a DER file",
+    ),
     Entry("set-certificate", "SLOT:FILE", "write a chain into a slot"),
     Entry("erase-certificate", "SLOT", "erase a slot"),
     Entry("key-pair-info", "[ID]", "what a key pair, or each of them, is and can"),

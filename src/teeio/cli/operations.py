@@ -126,10 +126,12 @@ def _send_event(argument: str) -> Action:
 
 
 def _get_csr(argument: str) -> Action:
-    name, _, tag = argument.partition(":")
+    where, _, info = argument.partition("+info=")
+    name, _, tag = where.partition(":")
     file, overwrite = Path(name) if name else None, tag == "new"
     number = int(tag, 0) if tag and not overwrite else 0
-    return lambda visit: provisioning.get_csr(visit, file, number, overwrite=overwrite)
+    wanted = Path(info) if info else None
+    return lambda visit: provisioning.get_csr(visit, file, number, overwrite=overwrite, info=wanted)
 
 
 def _set_certificate(argument: str) -> Action:

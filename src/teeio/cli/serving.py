@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from teeio.cli.offering import Offer
 from teeio.crypto.certificates.chain import certificate_pem
 from teeio.crypto.entropy import Entropy
+from teeio.device.doe_connections import DoeConnections, check_ids
 from teeio.device.profiles import emulator_device, set_up
 from teeio.observe import Event, Observer, Refused, StateChanged, fan_out
+from teeio.pcie.doe import DISCOVERY
 from teeio.pcie.seams import ResetKind
 from teeio.pldm import Terminus
 from teeio.transport.discovery import with_discovery
@@ -27,7 +29,10 @@ _TICK = 0.25
 
 
 class DeviceServer:
-    """A device as the reference emulator's requester expects it, on a socket; with `plain` without the emulator's framing."""
+    """A device as the reference emulator's requester expects it, on a socket; with `plain` without the emulator's framing.
+
+    `doe_connections` are the ids of further SPDM connections that each peer may have through the mailbox. Raises `Misuse`.
+    """
 
     def __init__(
         self,
@@ -39,7 +44,11 @@ class DeviceServer:
         offer: Offer = DEFAULT_OFFER,
         *,
         plain: bool = False,
+        doe_connections: Sequence[int] = (),
     ) -> None:
+        transport.check_doe_only(doe_connection_id=bool(doe_connections))
+        check_ids(doe_connections)
+        self._doe_connections = tuple(doe_connections)
         self._transport = transport
         self._observer = fan_out((observer, self._report))
         self._say = say
@@ -109,23 +118,34 @@ class DeviceServer:
             self._update_at = now + telling.update_firmware
         if telling.delay:
             self._dsm.measurements.ready_at = now + telling.delay
-        responder = self._dsm.responder(self._transport.binding, observer=self._observer, peer=f"peer {number}")
-        if self._transport is Transport.MCTP:
-            responder.application = Terminus().respond
+        respond, disconnect = self._respond_to(f"peer {number}")
         self._say(f"peer {number} connected")
 
-        def respond(frame: bytes) -> bytes | None:
-            return responder.respond(frame, time.monotonic())
-
         def closed() -> None:
-            self._dsm.disconnect(responder, "the connection closed")
+            disconnect("the connection closed")
             self._say(f"peer {number} disconnected")
             if self._offer.reset_on_disconnect:
                 self._device.reset(ResetKind.CONVENTIONAL)
                 set_up(self._device)
                 self._say("the device was reset")
 
-        return with_discovery(self._transport, respond), closed
+        return respond, closed
+
+    def _respond_to(self, peer: str) -> tuple[FrameHandler, Callable[[str], None]]:
+        """Give what answers the frames of a peer, and what ends its SPDM connections."""
+        if self._transport is Transport.PCI_DOE:
+            mailbox = DoeConnections(
+                self._dsm, self._doe_connections, time.monotonic, observer=self._observer, peer=peer
+            )
+            protocols = (DISCOVERY, *mailbox.protocols)
+            return with_discovery(self._transport, mailbox.respond, protocols), mailbox.disconnect
+        responder = self._dsm.responder(self._transport.binding, observer=self._observer, peer=peer)
+        if self._transport is Transport.MCTP:
+            responder.application = Terminus().respond
+        return (
+            lambda frame: responder.respond(frame, time.monotonic()),
+            lambda cause: self._dsm.disconnect(responder, cause),
+        )
 
     def _report(self, event: Event) -> None:
         if isinstance(event, StateChanged):

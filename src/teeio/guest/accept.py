@@ -16,7 +16,7 @@ from itertools import combinations
 
 from teeio.abi.declaration import CallRefused
 from teeio.abi.hypercalls import TdcmBind, TdcmCheckTeeioSupp, TdcmGetTdiState, TdcmStartTdi, TdcmUnbind
-from teeio.abi.operands import GPA_SHARED_BIT, PAGE_SIZE, PRIVATE_MMIO_BASE, DevifOperation
+from teeio.abi.operands import GPA_SHARED_BIT, PAGE_SIZE, PRIVATE_MMIO_BASE, DevifOperation, PageLevel
 from teeio.abi.statuses import Status
 from teeio.abi.tdcalls import NO_BIND_SESSION, TdgDevifValidate, TdgDmarAccept, TdgMmioAccept, TdgTdiStart
 from teeio.attestation import Evidence, PlacedRange, RegisterWindow, Verdict
@@ -301,15 +301,34 @@ class AssignedInterface:
         return size > 0 and at >= offset + size
 
     def _accept_mmio(self, found: TeeRange) -> None:
+        """Accept a range, by 2 MiB where the VMM has mapped it so."""
+        large = PageLevel.PAGE_2M.size // PAGE_SIZE
+        page = 0
+        while page < found.pages:
+            at = found.gpa // PAGE_SIZE + page
+            count = min(found.pages - page, large - at % large)
+            if count < large or not self._accept_pages(found, page, count, PageLevel.PAGE_2M):
+                self._accept_pages(found, page, count, PageLevel.PAGE_4K)
+            page += count
+
+    def _accept_pages(self, found: TeeRange, page: int, count: int, level: PageLevel) -> bool:
+        """Accept pages of a range; False if they are mapped in another size than 2 MiB. Raises `CallRefused`."""
         call = TdgMmioAccept(
             function_id=self.function_id,
             bind_session_id=self.bind_session_id,
-            gpa=found.gpa,
+            gpa=found.gpa + page * PAGE_SIZE,
             range_index=found.index,
-            page_offset=0,
-            count=found.pages,
+            page_offset=page,
+            count=count,
+            level=level,
         )
-        self.tvm.tdcall(call, self.tvm.tsm.tdg_mmio_accept)
+        try:
+            self.tvm.tdcall(call, self.tvm.tsm.tdg_mmio_accept)
+        except CallRefused as refusal:
+            if level is PageLevel.PAGE_2M and refusal.status is Status.PAGE_SIZE_MISMATCH:
+                return False
+            raise
+        return True
 
     def _known_state(self) -> InterfaceState:
         try:

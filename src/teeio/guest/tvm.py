@@ -124,12 +124,7 @@ class Tvm:
 
     def tdcall(self, call: C, method: Callable[[C], Result[V]]) -> V:
         """Ask the TSM, again while it refuses only for now. Raises `CallRefused`."""
-        for _ in range(TRIES):
-            self.exits += 1
-            result = method(call)
-            if result.status not in TRANSIENT:
-                break
-        return result.require(name_of_call(call))
+        return self._repeated(call, method).require(name_of_call(call))
 
     def ask(self, call: C, method: Callable[[C, float], HypercallResult[V]], now: float) -> V:
         """Ask the VMM, again and again while it says WAIT.
@@ -195,6 +190,14 @@ class Tvm:
 
     # -- how --------------------------------------------------------------------------------------------------------
 
+    def _repeated(self, call: C, method: Callable[[C], Result[V]]) -> Result[V]:
+        for _ in range(TRIES):
+            self.exits += 1
+            result = method(call)
+            if result.status not in TRANSIENT:
+                break
+        return result
+
     def _all(self, gpa: int, size: int, mark: int) -> bool:
         if size <= 0 or not self.memory.holds(gpa, size):
             return False
@@ -205,8 +208,7 @@ class Tvm:
         """Accept 2 MiB if they are one mapping, else 4 KiB; give the bytes that were accepted."""
         large = PageLevel.PAGE_2M
         if self.huge_pages and gpa % large.size == 0 and self.memory.holds(gpa, large.size):
-            self.exits += 1
-            result = self.tsm.tdg_mem_page_accept(TdgMemPageAccept(gpa=gpa, level=large))
+            result = self._repeated(TdgMemPageAccept(gpa=gpa, level=large), self.tsm.tdg_mem_page_accept)
             if result.status is Status.SUCCESS:
                 self._set(gpa, large.size, _FREE)
                 return large.size
@@ -215,8 +217,7 @@ class Tvm:
 
     def _accept_page(self, gpa: int) -> None:
         call = TdgMemPageAccept(gpa=gpa)
-        self.exits += 1
-        result = self.tsm.tdg_mem_page_accept(call)
+        result = self._repeated(call, self.tsm.tdg_mem_page_accept)
         already = result.status is Status.PAGE_ALREADY_ACCEPTED
         if not already:
             result.require(name_of_call(call))

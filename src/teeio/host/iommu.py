@@ -12,7 +12,9 @@ A request without a translation is blocked and recorded in a bounded log. T=1 tr
 that blocking alone does not stop a device: entries and pages are taken away only after an invalidation, which goes
 through a queue.
 
-Left out: PASID and nested VMs (no trusted PASID in TDX Connect), ATS and page requests, interrupt remapping,
+ATS is for T=0 only (`translation_agent`): the VMM allows it requester by requester.
+
+Left out: PASID and nested VMs (no trusted PASID in TDX Connect), trusted ATS, interrupt remapping,
 peer-to-peer (a request that leads to MMIO is blocked), access rights per page.
 """
 
@@ -84,6 +86,7 @@ class FaultReason(Enum):
     NOT_MEMORY = "the translation leads outside memory"
     PRIVATE_MEMORY = "a request without trust ends on memory that is not the VMM's"
     READ_ONLY = "a write to a page mapped for reading"
+    NO_ATS = "a request by translated address of a requester that may not use ATS, or with trust"
 
 
 RULES: Mapping[FaultReason, str] = MappingProxyType(
@@ -94,6 +97,7 @@ RULES: Mapping[FaultReason, str] = MappingProxyType(
         FaultReason.NOT_MEMORY: "peer-to-peer requests are not supported",
         FaultReason.PRIVATE_MEMORY: "T=0 DMA reaches only shared memory (TDX Connect Device Guide, appendix A)",
         FaultReason.READ_ONLY: "access rights of the legacy domain",
+        FaultReason.NO_ATS: "translated addresses are honoured with T=0 and where the VMM allows ATS",
     }
 )
 """The rule behind each reason, for observers."""
@@ -148,14 +152,26 @@ class LegacyTables:
 
     def __init__(self) -> None:
         self._domains: dict[int, Domain] = {}
+        self._ats: set[int] = set()
 
-    def attach(self, requester_id: int, domain: Domain) -> None:
-        """Let a requester use a domain, instead of the one it used."""
+    def attach(self, requester_id: int, domain: Domain, *, ats: bool = False) -> None:
+        """Let a requester use a domain, instead of the one it used; with `ats` it may ask for translations of it."""
         self._domains[requester_id] = domain
+        (self._ats.add if ats else self._ats.discard)(requester_id)
 
     def detach(self, requester_id: int) -> None:
         """Let a requester use none."""
         self._domains.pop(requester_id, None)
+        self._ats.discard(requester_id)
+
+    def allows_ats(self, requester_id: int) -> bool:
+        """Tell whether a requester may use ATS."""
+        return requester_id in self._ats
+
+    @property
+    def requesters(self) -> tuple[int, ...]:
+        """The requesters that use a domain."""
+        return tuple(self._domains)
 
     def domain(self, requester_id: int) -> Domain | None:
         """Give the requester's domain."""
@@ -306,6 +322,26 @@ class Iommu:
             _append(segments, found[0] + address - page, stop - address, found[1])
             address = stop
         return segments
+
+    def grant(self, requester_id: int, page: int, *, write: bool) -> int | None:
+        """Answer a T=0 Translation Request for one page; None if the access would be blocked, which is no fault."""
+        found = self._translate_page(requester_id, page, write, False)
+        return None if isinstance(found, FaultReason) else found[0]
+
+    def pass_translated(
+        self, requester_id: int, hpa: int, size: int, write: bool, t_bit: bool
+    ) -> list[Segment] | Fault:
+        """Let through a request by translated address; checked on every access, so never to a private page."""
+        reason = None
+        if t_bit or not self.legacy.allows_ats(requester_id):
+            reason = FaultReason.NO_ATS
+        elif not self._memory.contains(hpa, max(size, 1)):
+            reason = FaultReason.NOT_MEMORY
+        elif not self._memory.is_unencrypted(hpa, max(size, 1)):
+            reason = FaultReason.PRIVATE_MEMORY
+        if reason is not None:
+            return self._fault(requester_id, hpa, write, t_bit, reason)
+        return [Segment(hpa, size, SHARED)]
 
     def _translate_page(
         self, requester_id: int, page: int, write: bool, t_bit: bool

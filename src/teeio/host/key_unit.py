@@ -39,6 +39,11 @@ class KeyUnit:
         """The root port."""
         return self._port.function
 
+    @property
+    def streams(self) -> tuple[int, ...]:
+        """The Stream IDs in use."""
+        return tuple(self._claimed)
+
     def holds(self, offset: int, size: int) -> bool:
         """Tell whether a configuration access touches the IDE registers."""
         capability = self._port.ide.capability

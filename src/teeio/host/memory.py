@@ -22,6 +22,7 @@ buffer.
 from __future__ import annotations
 
 import mmap
+import sys
 from collections.abc import Iterator
 from typing import TypeAlias
 
@@ -42,6 +43,9 @@ FIRST_TVM: OwnerId = 3
 LAST_TVM: OwnerId = 255
 
 _UNENCRYPTED = bytes([FREE, SHARED])
+
+_DROPPED = 16 * PAGE_SIZE
+"""From this size on it is quicker to drop pages than to write zeroes over them."""
 
 
 class MemoryPoisoned(AuthenticationFailed):
@@ -157,14 +161,22 @@ class PhysicalMemory:
             raise Reject(Status.OPERAND_INVALID, f"{hpa:#x}, {size} bytes: not whole pages of the memory")
 
     def _move(self, hpa: int, size: int, old: OwnerId, new: OwnerId) -> None:
-        if self._foreign(hpa, size, bytes([old])):
+        first, end = hpa // PAGE_SIZE, (hpa + size) // PAGE_SIZE
+        if self._owners.count(old, first, end) != end - first:
             raise Reject(
                 Status.PAGE_METADATA_INCORRECT, f"the page at {hpa:#x} has another owner than the operation needs"
             )
-        first, end = hpa // PAGE_SIZE, (hpa + size) // PAGE_SIZE
-        self._store[hpa : hpa + size] = bytes(size)
-        self._poisoned.difference_update(range(first, end))
+        self._scrub(hpa, size)
+        if self._poisoned:
+            self._poisoned.difference_update(range(first, end))
         self._owners[first:end] = bytes([new]) * (end - first)
+
+    def _scrub(self, hpa: int, size: int) -> None:
+        if size >= _DROPPED and sys.platform == "linux":
+            # Pages of an anonymous private mapping that are given back to the system come again as zeroes.
+            self._store.madvise(mmap.MADV_DONTNEED, hpa, size)
+        else:
+            self._store[hpa : hpa + size] = bytes(size)
 
     def _poison(self, hpa: int) -> None:
         self._poisoned.add(hpa // PAGE_SIZE)

@@ -19,9 +19,10 @@ from typing import NamedTuple, TypeAlias
 
 from teeio.abi.operands import ECAM, MESSAGE_ADDRESS
 from teeio.errors import Misuse
-from teeio.host.iommu import Fault, Iommu, LegacyTables
+from teeio.host.iommu import Fault, Iommu, LegacyTables, Segment
 from teeio.host.key_unit import KeyUnit
 from teeio.host.memory import MemoryPoisoned, MemoryView, OwnerId, PhysicalMemory
+from teeio.host.translation_agent import HostTranslationAgent, TranslatedMemory
 from teeio.observe import Observer, Refused, ignore
 from teeio.pcie.address import AddressRange, Bdf
 from teeio.pcie.capabilities.aer import AerCapability
@@ -30,6 +31,7 @@ from teeio.pcie.capabilities.header import Type1Header
 from teeio.pcie.capabilities.ide import IdeCapability
 from teeio.pcie.config_space import ConfigSpace
 from teeio.pcie.fabric import Fabric
+from teeio.pcie.link_rules import CLOSED, LinkRules
 from teeio.pcie.ports import RootPort
 from teeio.pcie.seams import ABORTED, UNSUPPORTED, Reply
 from teeio.pcie.tlp import CompletionStatus
@@ -87,6 +89,10 @@ class Ingress:
         if not self._trustworthy(requester_id, t_bit, stream_id) or INTERRUPTS.holds(address):
             return UNSUPPORTED
         found = self.iommu.translate(requester_id, address, size, write=False, t_bit=t_bit)
+        return self.read_found(requester_id, found, size)
+
+    def read_found(self, requester_id: int, found: Fault | list[Segment], size: int) -> Reply:
+        """Read what the IOMMU let through."""
         if isinstance(found, Fault):
             return UNSUPPORTED
         try:
@@ -104,6 +110,10 @@ class Ingress:
         if INTERRUPTS.holds(address):
             return self._interrupt(requester_id, address, data, t_bit)
         found = self.iommu.translate(requester_id, address, len(data), write=True, t_bit=t_bit)
+        return self.write_found(requester_id, found, data)
+
+    def write_found(self, requester_id: int, found: Fault | list[Segment], data: bytes) -> CompletionStatus:
+        """Write where the IOMMU let through."""
         if isinstance(found, Fault):
             return CompletionStatus.UR
         at = 0
@@ -150,13 +160,20 @@ class RootComplex:
         self.fabric = Fabric()
         self.iommus = dict(iommus)
         self.key_units: dict[int, KeyUnit] = {}
+        self.agents: dict[int, HostTranslationAgent] = {}
         self._memory = memory
         self._observer = observer
         self._sink: InterruptSink = _nobody
         self.vmm = HostBus(self)
 
     def add_root_port(
-        self, function: Bdf, iommu_id: int, *, streams: int = TDX_CONNECT_STREAMS, name: str = "root port"
+        self,
+        function: Bdf,
+        iommu_id: int,
+        *,
+        streams: int = TDX_CONNECT_STREAMS,
+        name: str = "root port",
+        rules: LinkRules = CLOSED,
     ) -> RootPort:
         """Add a root port whose requests from below go through that IOMMU, with `streams` Selective IDE streams."""
         if iommu_id not in self.iommus:
@@ -167,7 +184,14 @@ class RootComplex:
             [AerCapability(), IdeCapability(selective=streams, address_blocks=1)],
         )
         ingress = Ingress(self.iommus[iommu_id], self._memory, lambda one: self._sink(one), self._observer)
-        port = RootPort(ingress, function, config, name=name, observer=self._observer)
+        port = RootPort(ingress, function, config, name=name, observer=self._observer, rules=rules)
+        port.agent = HostTranslationAgent(
+            port,
+            self.iommus[iommu_id],
+            TranslatedMemory(self.iommus[iommu_id], ingress.read_found, ingress.write_found),
+            self._observer,
+        )
+        self.agents[function.requester_id] = port.agent
         self.fabric.add(port)
         self.key_units[function.requester_id] = KeyUnit(port, iommu_id)
         return port
@@ -208,6 +232,10 @@ class HostBus:
     def legacy_tables(self, iommu_id: int) -> LegacyTables:
         """Give the tables for T=0 of an IOMMU."""
         return self._root_complex.iommus[iommu_id].legacy
+
+    def translation_agent(self, root_port: Bdf) -> HostTranslationAgent:
+        """Give the agent for ATS and page requests of a root port."""
+        return self._root_complex.agents[root_port.requester_id]
 
     def config_read(self, function: Bdf, offset: int, size: int) -> int:
         """Read 1, 2 or 4 bytes of configuration space; all ones if there is no such function."""

@@ -8,7 +8,7 @@ it any more: the processors' TLBs follow with `track`, each IOMMU that translate
 Guest addresses with `GPA_SHARED_BIT` go through the shared EPT, which is the VMM's: whatever it says, it reaches only
 what the VMM itself can read.
 
-Left out: unblocking, splitting and merging of leaves; intermediate tables and their pages; access rights (all is
+Left out: unblocking and merging of leaves, splitting of MMIO; intermediate tables and their pages; access rights (all is
 readable and writable); running processors (TLB tracking is complete at once).
 """
 
@@ -34,9 +34,12 @@ class SeptState(Enum):
     PENDING = "added, not accepted by the guest"
     MAPPED = "accepted, or part of the first contents"
     BLOCKED = "on its way out"
+    PENDING_BLOCKED = "on its way out, and was never accepted"
     MMIO_PENDING = "MMIO, not accepted by the guest"
     MMIO_MAPPED = "MMIO, accepted"
     MMIO_BLOCKED = "MMIO on its way out"
+
+    __hash__ = object.__hash__  # a name's hash costs more than all else that a look into a table does
 
 
 class SeptMove(Enum):
@@ -47,10 +50,13 @@ class SeptMove(Enum):
     ACCEPT = "TDG.MEM.PAGE.ACCEPT"
     BLOCK = "TDH.MEM.RANGE.BLOCK"
     REMOVE = "TDH.MEM.PAGE.REMOVE"
+    DEMOTE = "TDH.MEM.PAGE.DEMOTE"
     MMIO_MAP = "TDH.MMIO.MAP"
     MMIO_ACCEPT = "TDG.MMIO.ACCEPT"
     MMIO_BLOCK = "TDH.MMIO.BLOCK"
     MMIO_UNMAP = "TDH.MMIO.UNMAP"
+
+    __hash__ = object.__hash__
 
 
 _S, _M = SeptState, SeptMove
@@ -60,9 +66,12 @@ TRANSITIONS: Mapping[tuple[SeptState, SeptMove], SeptState] = MappingProxyType(
         (_S.FREE, _M.ADD): _S.MAPPED,
         (_S.FREE, _M.AUG): _S.PENDING,
         (_S.PENDING, _M.ACCEPT): _S.MAPPED,
-        (_S.PENDING, _M.BLOCK): _S.BLOCKED,
+        (_S.PENDING, _M.BLOCK): _S.PENDING_BLOCKED,
         (_S.MAPPED, _M.BLOCK): _S.BLOCKED,
         (_S.BLOCKED, _M.REMOVE): _S.FREE,
+        (_S.PENDING_BLOCKED, _M.REMOVE): _S.FREE,
+        (_S.BLOCKED, _M.DEMOTE): _S.MAPPED,
+        (_S.PENDING_BLOCKED, _M.DEMOTE): _S.PENDING,
         (_S.FREE, _M.MMIO_MAP): _S.MMIO_PENDING,
         (_S.MMIO_PENDING, _M.MMIO_ACCEPT): _S.MMIO_MAPPED,
         (_S.MMIO_PENDING, _M.MMIO_BLOCK): _S.MMIO_BLOCKED,
@@ -72,8 +81,10 @@ TRANSITIONS: Mapping[tuple[SeptState, SeptMove], SeptState] = MappingProxyType(
 )
 """Every legal move; all others are refused and change nothing."""
 
-NEEDS_TRACKING = frozenset({SeptMove.REMOVE, SeptMove.MMIO_UNMAP})
+NEEDS_TRACKING = frozenset({SeptMove.REMOVE, SeptMove.DEMOTE, SeptMove.MMIO_UNMAP})
 """Moves that wait until every translation cache has been invalidated since the leaf was blocked."""
+
+_ALIGNMENTS = tuple(-level.size for level in PageLevel)
 
 TRANSLATES = frozenset({SeptState.MAPPED, SeptState.MMIO_MAPPED})
 """States in which a leaf translates."""
@@ -142,6 +153,13 @@ class SecureEpt:
         self._memory.reclaim(leaf.hpa, self.owner, level.size)
         return leaf.hpa
 
+    def demote(self, gpa: int) -> None:
+        """Make 4 KiB leaves of a blocked one of 2 MiB; what the guest had accepted of it stays accepted."""
+        large, small = PageLevel.PAGE_2M, PageLevel.PAGE_4K
+        leaf = self._leave(SeptMove.DEMOTE, gpa, large)
+        for offset in range(0, large.size, small.size):
+            self._leaves[small][gpa + offset] = Leaf(leaf.hpa + offset, small, leaf.state)
+
     # -- private MMIO -----------------------------------------------------------------------------------------------
 
     def map_mmio(self, gpa: int, mmio: int, level: PageLevel) -> None:
@@ -185,8 +203,8 @@ class SecureEpt:
 
     def leaf(self, gpa: int) -> Leaf | None:
         """Find the leaf that covers `gpa`, in whatever state."""
-        for level in PageLevel:
-            leaf = self._leaves[level].get(gpa & -level.size)
+        for leaves, alignment in zip(self._leaves, _ALIGNMENTS, strict=True):
+            leaf = leaves.get(gpa & alignment)
             if leaf is not None:
                 return leaf
         return None
@@ -321,6 +339,8 @@ class MmioMetadata:
     def remove(self, mmio: int) -> int:
         """Remove the metadata for 2 MiB that belong to no interface; gives the metadata page."""
         size = PageLevel.PAGE_2M.size
+        if mmio % size:
+            raise Reject(Status.OPERAND_INVALID, f"{mmio:#x} is not aligned to 2 MiB")
         if mmio not in self._regions:
             raise Reject(Status.MMIO_INVALID_PAGE_METADATA, f"no metadata for {mmio:#x}")
         if any(page in self._pages for page in range(mmio, mmio + size, PAGE_SIZE)):
@@ -342,9 +362,23 @@ class MmioMetadata:
             else:
                 del self._pages[page]
 
+    @property
+    def regions(self) -> tuple[int, ...]:
+        """The parts of MMIO, 2 MiB each, that have metadata."""
+        return tuple(self._regions)
+
+    @property
+    def entries(self) -> tuple[MmioEntry, ...]:
+        """The pages that belong to an interface."""
+        return tuple(self._pages.values())
+
     def entry(self, mmio: int) -> MmioEntry | None:
         """Look up one page."""
         return self._pages.get(mmio & -PAGE_SIZE)
+
+    def described(self, mmio: int) -> MmioEntry | None:
+        """Look up one page that has metadata; None if it belongs to no interface. Raises `Reject` if it has none."""
+        return self._pages.get(self._covered(mmio, PAGE_SIZE).start)
 
     def owner(self, mmio: int, size: int) -> FunctionId:
         """Give the one interface that all these pages belong to. Raises `Reject` if there is none."""

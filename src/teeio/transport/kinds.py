@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,15 @@ class Transport(Enum):
         }
         return made[self]()
 
+    def binding_of(self, doe_connection: int | None) -> Binding:
+        """A binding for the SPDM connection through a DOE mailbox that has this id, or none. Raises `Misuse`."""
+        if doe_connection is None:
+            return self.binding
+        from teeio.pcie.doe import DoeBinding
+
+        self.check_doe_only(doe_connection_id=True)
+        return DoeBinding(doe_connection)
+
     @property
     def default_port(self) -> int:
         """The port that a peer on this transport is expected at."""
@@ -78,7 +88,16 @@ class Transport(Enum):
 
     def check_tcp_only(self, **given: bool) -> None:
         """Refuse options that only TCP has. Raises `Misuse`."""
+        self._check_only(Transport.TCP, given)
+
+    def check_doe_only(self, **given: bool) -> None:
+        """Refuse options that only PCI DOE has. Raises `Misuse`."""
+        self._check_only(Transport.PCI_DOE, given)
+
+    def _check_only(self, only: Transport, given: Mapping[str, bool]) -> None:
         for name, wanted in given.items():
-            if wanted and self is not Transport.TCP:
+            if wanted and self is not only:
                 option = "--" + name.replace("_", "-")
-                raise Misuse(f"{option} does not go with --transport {self.value}", remedy="give --transport tcp")
+                raise Misuse(
+                    f"{option} does not go with --transport {self.value}", remedy=f"give --transport {only.value}"
+                )

@@ -26,7 +26,7 @@ def drive(guest: Guest, operation: DevifOperation, lock: LockParameters | None =
 
 def bring_to(guest: Guest, state: InterfaceState) -> int:
     """Bring interface, TSM and device to a state; give the bind session id."""
-    guest.host.vmm.pci_tsm.bind(guest.function, guest.machine.tdr)
+    guest.host.vmm.pci_tsm.bind(guest.function, guest.machine.tdr, NOW)
     if state is InterfaceState.RUN:
         return guest.bring_up()
     if state is not InterfaceState.CONFIG_UNLOCKED:

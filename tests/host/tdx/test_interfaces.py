@@ -58,7 +58,7 @@ def test_an_alias_of_a_function_id_names_the_same_interface(guest: Guest) -> Non
 def test_a_tvm_without_tdx_connect_gets_no_interface(host: Host) -> None:
     machine = host.vmm.kvm.create("plain", 4 * PAGE_SIZE, tdx_connect=False)
     with pytest.raises(CallRefused, match="OP_STATE_INCORRECT"):
-        host.vmm.pci_tsm.bind(host.vfs[0], machine.tdr)
+        host.vmm.pci_tsm.bind(host.vfs[0], machine.tdr, NOW)
 
 
 GUEST_CALLS: list[Callable[[Guest, int], Any]] = [

@@ -283,6 +283,7 @@ def test_mmio_metadata_is_for_device_memory_above_4_gib(bench: Bench) -> None:
     remove = m.TdhMmiomtRemove(mmio=DEVICE_MEMORY.start)
     assert module.tdh_mmiomt_remove(remove).require("remove").pages == (page,)
     check(bench, module.tdh_mmiomt_remove(remove), Status.MMIO_INVALID_PAGE_METADATA)
+    check(bench, module.tdh_mmiomt_rd(m.TdhMmiomtRd(mmio=DEVICE_MEMORY.start)), Status.MMIO_INVALID_PAGE_METADATA)
 
 
 def test_mmio_of_nobody_cannot_be_mapped(bench: Bench) -> None:

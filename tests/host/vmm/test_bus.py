@@ -64,6 +64,16 @@ def test_bars_are_placed_apart_and_above_4_gib(host: Host) -> None:
         assert {n: placed.start for n, placed in function.placed().items()} == {n: b.address for n, b in seen.items()}
 
 
+def test_both_ends_of_the_link_get_the_max_payload_size(host: Host) -> None:
+    ends = host.device.port, host.root_complex.fabric.ports[0]
+    assert [port.max_payload for port in ends] == [128, 128]
+    host.vmm.bus.set_max_payload(host.pf, 256)
+    assert [port.max_payload for port in ends] == [256, 256]
+    for size in (0, 64, 200, 512):
+        with pytest.raises(Misuse, match="Max_Payload_Size"):
+            host.vmm.bus.set_max_payload(host.pf, size)
+
+
 def test_vfs_come_and_go(host: Host) -> None:
     bus, pf = host.vmm.bus, host.pf
     vfs = bus.enable_vfs(pf, 2)

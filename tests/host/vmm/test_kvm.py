@@ -81,7 +81,7 @@ def test_a_creation_that_fails_leaves_nothing(host: Host, image: dict[int, bytes
     assert not host.module.records.tvms
 
 
-def test_huge_pages_are_used_where_they_fit_and_are_not_split() -> None:
+def test_huge_pages_are_used_where_they_fit_and_split_where_they_are_shared() -> None:
     large = PageLevel.PAGE_2M
     host = Host(connect=False, vfs=0, memory_size=4 * large.size)
     machine = host.vmm.kvm.create("guest", 2 * large.size + PAGE_SIZE, {0: b"image"}, huge_pages=True)
@@ -91,9 +91,14 @@ def test_huge_pages_are_used_where_they_fit_and_are_not_split() -> None:
     tsm.tdg_mem_page_accept(g.TdgMemPageAccept(gpa=large.size, level=large)).require("accept")
     processor = host.module.processor(machine.tdr)
     processor.store(2 * large.size - 8, b"12345678")
-    with pytest.raises(Misuse, match="pages of 2 MiB"):
-        host.vmm.kvm.share(machine, large.size, PAGE_SIZE)
+    processor.store(large.size, b"to be shared")
+    host.vmm.kvm.share(machine, large.size, PAGE_SIZE)
+    assert large not in machine.private.values()
     assert processor.load(2 * large.size - 8, 8) == b"12345678"
+    assert processor.load(large.size | GPA_SHARED_BIT, 12) == bytes(12)
+    host.vmm.kvm.unshare(machine, large.size, PAGE_SIZE)
+    tsm.tdg_mem_page_accept(g.TdgMemPageAccept(gpa=large.size)).require("accept")
+    assert processor.load(large.size, 12) == bytes(12)
     host.vmm.kvm.destroy(machine, NOW)
     assert host.memory.accounting() == host.before
 

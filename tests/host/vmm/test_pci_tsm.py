@@ -28,7 +28,7 @@ def test_a_device_without_the_means_is_not_connected() -> None:
     with pytest.raises(Misuse, match="is not connected"):
         host.vmm.pci_tsm.disconnect(host.pf, NOW)
     with pytest.raises(Misuse, match="not connected"):
-        host.vmm.pci_tsm.bind(host.vfs[0], 0)
+        host.vmm.pci_tsm.bind(host.vfs[0], 0, NOW)
     assert host.memory.accounting() == host.before
 
 
@@ -36,10 +36,10 @@ def test_binding_twice_is_fine_for_the_same_tvm_only() -> None:
     host = Host()
     one, two = Guest(host, "one", 0), Guest(host, "two", 1)
     tsm = host.vmm.pci_tsm
-    binding = tsm.bind(one.function, one.machine.tdr)
-    assert tsm.bind(one.function, one.machine.tdr) is binding
+    binding = tsm.bind(one.function, one.machine.tdr, NOW)
+    assert tsm.bind(one.function, one.machine.tdr, NOW) is binding
     with pytest.raises(Misuse, match="another TVM"):
-        tsm.bind(one.function, two.machine.tdr)
+        tsm.bind(one.function, two.machine.tdr, NOW)
     assert tsm.is_bound(one.function)
     assert not tsm.is_bound(two.function)
     with pytest.raises(Misuse, match="is not bound"):

@@ -16,13 +16,17 @@ from teeio.spdm.state import Connection
 
 
 def discover(visit: Visit) -> None:
-    """List the DOE protocols of the mailbox. Raises `Misuse` where there is none."""
-    transport = visit.requester.binding.name
-    if transport != doe.DoeBinding.name:
-        raise Misuse(f"discovery is of DOE, the transport is {transport}", remedy="leave it out of --operations")
+    """List the DOE protocols of the mailbox. Raises `Misuse` where there is none, `Incompatible` if it lacks those of our connection."""
+    binding = visit.requester.binding
+    if not isinstance(binding, doe.DoeBinding):
+        raise Misuse(f"discovery is of DOE, the transport is {binding.name}", remedy="leave it out of --operations")
     found = doe.list_protocols(visit.exchange)
     protocols = [f"{protocol.vendor_id:#06x}:{protocol.type:#04x}" for protocol in found]
     visit.done("doe_protocols", protocols, "DOE discovery", ", ".join(protocols))
+    if binding.connection_id is not None and not set(doe.OF_A_CONNECTION) <= set(found):
+        raise Incompatible(
+            "the mailbox takes no SPDM connections with an id", remedy="connect without --doe-connection-id"
+        )
 
 
 def list_versions(visit: Visit) -> None:

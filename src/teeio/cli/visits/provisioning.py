@@ -36,8 +36,13 @@ def _unless_reset(visit: Visit, flow: Flow[T]) -> tuple[T | None, int | None]:
         return None, error.data
 
 
-def get_csr(visit: Visit, file: Path | None, tracking_tag: int = 0, *, overwrite: bool = False) -> None:
-    """Get a certificate request and write it to `file` (DER), or learn by which tracking tag to ask again after a reset."""
+def get_csr(
+    visit: Visit, file: Path | None, tracking_tag: int = 0, *, overwrite: bool = False, info: Path | None = None
+) -> None:
+    """Get a certificate request and write it to `file` (DER), or learn by which tracking tag to ask again after a reset.
+
+    `info` holds the RequesterInfo to send: DER of a CertificationRequestInfo, whose contents the device may take over.
+    """
     plan = visit.plan
     csr, tag = _unless_reset(
         visit,
@@ -45,6 +50,7 @@ def get_csr(visit: Visit, file: Path | None, tracking_tag: int = 0, *, overwrite
             visit.requester,
             key_pair_id=plan.key_pair,
             model=visit.model,
+            requester_info=info.read_bytes() if info else b"",
             tracking_tag=tracking_tag,
             overwrite=overwrite,
             session=visit.latest_id,

@@ -15,13 +15,14 @@ from typing import TypeVar, get_type_hints
 from teeio.abi import CALLS, Result
 from teeio.abi.statuses import Status
 from teeio.errors import Misuse, Reject
-from teeio.observe import BoundaryCalled, Observer, Refused
+from teeio.observe import BoundaryCalled, Observer, Refused, heard
 
 S = TypeVar("S", bound="Answering")
 C = TypeVar("C")
 V = TypeVar("V")
 
-_ROWS = {row.method: row for row in CALLS.values()}
+_NAMES = {row.method: (row.caller.value, row.callee.value, row.name) for row in CALLS.values()}
+"""Who calls whom, and the call's name, by the method that answers it."""
 
 
 class Answering:
@@ -30,16 +31,17 @@ class Answering:
     observer: Observer
 
     def _answer(self, method: str, handle: Callable[[], Result[V]]) -> Result[V]:
-        row = _ROWS[method]
+        caller, callee, name = _NAMES[method]
         try:
             result = handle()
         except Reject as reject:
             result = Result(Status(reject.code), reason=reject.clause)
         except Misuse as error:  # an operand that names no memory at all, found only below the handlers
             result = Result(Status.OPERAND_INVALID, reason=str(error))
-        self.observer(BoundaryCalled(row.caller.value, row.callee.value, row.name, result.status.name))
-        if not result.pending and result.status.is_error:
-            self.observer(Refused(row.callee.value, row.name, f"{result.status.name}: {result.reason}"))
+        if heard(self.observer):
+            self.observer(BoundaryCalled(caller, callee, name, result.status.name))
+        if result.status.is_error and not result.pending:
+            self.observer(Refused(callee, name, f"{result.status.name}: {result.reason}"))
         return result
 
 

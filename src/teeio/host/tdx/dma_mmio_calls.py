@@ -111,7 +111,7 @@ class DmaMmioCalls(Answering):
     @answers
     def tdh_mmiomt_rd(self, call: m.TdhMmiomtRd, /) -> m.MmioPage:
         """Read the metadata of a page."""
-        entry = self.records.mmio.entry(call.mmio)
+        entry = self.records.mmio.described(call.mmio)
         return m.MmioPage(entry.function_id, entry.mapped) if entry else m.MmioPage(0, False)
 
     @answers

@@ -96,8 +96,10 @@ class GuestCalls(Answering):
 
     def _check_mapping(self, devif: Devif, gpa: int, expected: int, level: PageLevel) -> None:
         leaf = self._tvm.sept.leaf(gpa)
-        if leaf is None or leaf.level is not level:
-            raise Reject(Status.EPT_WALK_FAILED, f"no {level.name} mapping at guest address {gpa:#x}")
+        if leaf is None:
+            raise Reject(Status.EPT_WALK_FAILED, f"nothing is mapped at guest address {gpa:#x}")
+        if leaf.level is not level:
+            raise Reject(Status.PAGE_SIZE_MISMATCH, f"guest address {gpa:#x} is mapped as {leaf.level.name}")
         if leaf.state is not SeptState.MMIO_PENDING:
             raise Reject(Status.EPT_ENTRY_STATE_INCORRECT, f"guest address {gpa:#x} is {leaf.state.name}")
         entry = self.records.mmio.entry(leaf.hpa)

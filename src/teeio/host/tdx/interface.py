@@ -73,6 +73,7 @@ class Devif:
     request: Request | None = None
     answer: DevifAnswer | None = None
     failed: bool = False
+    has_run: bool = False
     used_nonces: set[bytes] = field(default_factory=set)
     _nonce: bytes | None = field(default=None, repr=False)
 
@@ -80,6 +81,11 @@ class Devif:
     def name(self) -> str:
         """The interface's name for observers."""
         return f"TDI {Bdf.of(self.function_id)} as the TSM knows it"
+
+    @property
+    def holds_nonce(self) -> bool:
+        """Whether the nonce of a lock is kept."""
+        return self._nonce is not None
 
     # -- checks, all raising `Reject`
 
@@ -133,6 +139,7 @@ class Devif:
 
     def started(self) -> None:
         """Know that the interface runs."""
+        self.has_run = True
         self._enter(InterfaceState.RUN, "START_INTERFACE_RESPONSE")
 
     def reported(self, data: bytes, report: DeviceInterfaceReport) -> None:

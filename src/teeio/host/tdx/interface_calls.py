@@ -49,6 +49,7 @@ class InterfaceCalls(SessionCalls):
         if function_id not in stream.requesters:
             raise Reject(Status.OPERAND_INVALID, f"stream {call.stream_id} is not for function {call.function_id:#x}")
         stream.check_ready()
+        stream.check_flushed(function_id)
         records.give(call.pages)
         devif = Devif(function_id, tvm, stream, call.pages, records.observer)
         if context.agent.evidence is not None:
@@ -63,6 +64,8 @@ class InterfaceCalls(SessionCalls):
         check_quiet(devif)
         check_unmapped(records, devif)
         del records.devifs[devif.function_id]
+        if devif.has_run and records.rules.rekeys_between_bindings:
+            devif.stream.has_run.add(devif.function_id)
         if devif.operation_under_way is not None:
             records.abandon(devif.stream.spdm)
         return PagesReturned(records.give_back(devif.pages))

@@ -83,6 +83,11 @@ class MemoryCalls(Answering):
         return PagesReturned(tuple(range(hpa, hpa + call.level.size, PAGE_SIZE)))
 
     @answers
+    def tdh_mem_page_demote(self, call: m.TdhMemPageDemote, /) -> None:
+        """Split a 2 MiB page."""
+        self.records.tvm(call.tdr).sept.demote(call.gpa)
+
+    @answers
     def tdh_mem_shared_sept_wr(self, call: m.TdhMemSharedSeptWr, /) -> None:
         """Let trusted DMA reach shared memory, or no longer."""
         self.records.tvm(call.tdr).shared.trusted_dma = call.present
@@ -106,6 +111,8 @@ class MemoryCalls(Answering):
     def tdh_phymem_page_reclaim(self, call: m.TdhPhymemPageReclaim, /) -> None:
         """Take back the root page of a TVM that has ended."""
         tvm = self.records.tvms.get(call.hpa)
+        if call.hpa % PAGE_SIZE or not self.records.memory.contains(call.hpa, PAGE_SIZE):
+            raise Reject(Status.OPERAND_INVALID, f"{call.hpa:#x} is no page of the memory")
         if tvm is None:
             raise Reject(Status.PAGE_METADATA_INCORRECT, f"{call.hpa:#x} is the root page of no TVM")
         if tvm.phase is not TvmPhase.ENDED:

@@ -24,13 +24,15 @@ from teeio.host.tdx.memory_calls import MemoryCalls
 from teeio.host.tdx.records import Records
 from teeio.host.tdx.tpa import TPA_SETTINGS
 from teeio.observe import Observer, ignore
+from teeio.pcie.link_rules import CLOSED, LinkRules
 from teeio.spdm.state import Settings
 
 
 class TdxModule(MemoryCalls, DmaMmioCalls, InterfaceCalls):
     """The TSM of one host; it implements `VmmToTsm`.
 
-    `without_tdx_mode` names the IOMMUs that have none; `settings` is what its TPA offers to devices.
+    `without_tdx_mode` names the IOMMUs that have none; `settings` is what its TPA offers to devices; `rules` those
+    that it adds to what is published.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class TdxModule(MemoryCalls, DmaMmioCalls, InterfaceCalls):
         *,
         without_tdx_mode: Collection[int] = (),
         settings: Settings = TPA_SETTINGS,
+        rules: LinkRules = CLOSED,
         observer: Observer = ignore,
     ) -> None:
         forbidden = root_complex.forbidden_mmio()
@@ -48,7 +51,7 @@ class TdxModule(MemoryCalls, DmaMmioCalls, InterfaceCalls):
         self.observer = observer
         self.settings = settings
         self.records = Records(
-            memory, iommus, root_complex.key_units, MmioMetadata(forbidden), forbidden, entropy, observer
+            memory, iommus, root_complex.key_units, MmioMetadata(forbidden), forbidden, entropy, observer, rules
         )
         self._root_complex = root_complex
 

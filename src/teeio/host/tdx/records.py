@@ -23,6 +23,7 @@ from teeio.host.tdx.tpa import Agent
 from teeio.ide_km.messages import KeySet
 from teeio.observe import Observer, StateChanged, ignore
 from teeio.pcie.address import AddressRange
+from teeio.pcie.link_rules import CLOSED, LinkRules
 from teeio.tdisp.messages import FunctionId as FunctionIdRecord
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ class IdeStream:
     phase: StreamPhase = StreamPhase.CREATED
     key_set: KeySet = KeySet.K0
     changing_over: bool = False
+    has_run: set[int] = field(default_factory=set)
+    """Interfaces, by function id, that ran under the keys in use and have been taken from their TVMs since."""
 
     def changes_over(self) -> None:
         """Note that from now on the ends may use different key sets."""
@@ -98,6 +101,18 @@ class IdeStream:
         self.check_not_blocked()
         if self.phase is not StreamPhase.READY or not self.spdm.unit.is_secure(self.stream_id):
             raise Reject(Status.IDE_STREAM_NOT_READY, f"IDE stream {self.stream_id} is not Secure at the root port")
+
+    def check_flushed(self, function_id: int) -> None:
+        """Refuse an interface whose earlier user's Posted TLPs may still be on their way. Raises `Reject`.
+
+        They arrived as the next user's if they arrived after it was bound; with the keys gone they are dropped.
+        """
+        if function_id in self.has_run:
+            raise Reject(
+                Status.IDE_STREAM_NEEDS_NEW_KEYS,
+                f"interface {function_id:#x} has run under the keys of IDE stream {self.stream_id} (CVE-2025-9614): "
+                "TDH.IDE.STREAM.KM REFRESH first",
+            )
 
     def check_not_blocked(self) -> None:
         """Refuse a blocked stream. Raises `Reject`."""
@@ -149,6 +164,7 @@ class Records:
     not_device_memory: tuple[AddressRange, ...]
     entropy: Entropy
     observer: Observer = ignore
+    rules: LinkRules = CLOSED
     iommu_pages: dict[int, tuple[int, ...]] = field(default_factory=dict)
     tvms: dict[int, Tvm] = field(default_factory=dict)
     contexts: dict[int, SpdmContext] = field(default_factory=dict)

@@ -1,7 +1,8 @@
 """The PCI bus as the VMM finds it: bus numbers, BARs, capabilities, VFs, all through configuration space (PCIe Base 7).
 
-64-bit BARs go above 4 GiB, where private MMIO must lie, each root port's in one window of whole 2 MiB; so one address
-association of an IDE stream covers them. Left out: switches, I/O space, expansion ROMs, rebalancing, hot-plug.
+64-bit BARs go above 4 GiB, where private MMIO must lie, each device's in one window of whole 2 MiB; so one address
+association of an IDE stream covers them. The windows of the bridges above hold those below. Left out: I/O space,
+expansion ROMs, rebalancing, hot-plug.
 """
 
 from __future__ import annotations
@@ -9,64 +10,40 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
-from teeio.errors import Misuse, TransportError
+from teeio.errors import Incompatible, Misuse
 from teeio.host.root_complex import DEVICE_MEMORY, LOW_DEVICE_MEMORY, HostBus
+from teeio.host.vmm.config_access import Config, HostBar, capabilities, extended_capabilities, sized_bars
 from teeio.pcie.address import FUNCTIONS, AddressRange, Bdf
-from teeio.pcie.capabilities.bar import MAX_BARS
 from teeio.pcie.capabilities.doe import DoeCapability
-from teeio.pcie.capabilities.express import ExpressCapability
+from teeio.pcie.capabilities.express import ExpressCapability, PortType
 from teeio.pcie.capabilities.header import ABSENT_ID, BARS_AT, CommonHeader, Type1Header
-from teeio.pcie.capabilities.ide import IdeCapability
+from teeio.pcie.capabilities.ide import IdeCapability, SwitchIdeCapability
 from teeio.pcie.capabilities.sriov import VF_BARS_AT, SriovCapability
-from teeio.pcie.config_space import (
-    FIRST_CAPABILITY,
-    FIRST_EXTENDED,
-    MAX_CAPABILITIES,
-    MAX_EXTENDED,
-    ExtendedCapability,
-)
-from teeio.pcie.registers import Register
+
+__all__ = [
+    "Config",
+    "FunctionKind",
+    "HostBar",
+    "PciBus",
+    "PciFunction",
+    "Space",
+    "capabilities",
+    "extended_capabilities",
+    "is_dsm",
+    "sized_bars",
+]
 
 LAST_BUS = 0xFF
+BRIDGE = 1
+"""Header layout of a bridge."""
 WINDOW = 2 << 20
 """Granularity of a root port's windows here: that of private MMIO metadata."""
 MEGABYTE = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """Configuration space of one function."""
-
-    bus: HostBus
-    function: Bdf
-
-    def read(self, offset: int, size: int) -> int:
-        """Read 1, 2 or 4 bytes."""
-        return self.bus.config_read(self.function, offset, size)
-
-    def write(self, offset: int, size: int, value: int) -> None:
-        """Write 1, 2 or 4 bytes."""
-        self.bus.config_write(self.function, offset, size, value)
-
-    def get(self, register: Register, name: str, base: int = 0) -> int:
-        """Read one field of a register of the block at `base`."""
-        return register.get(self.read(base + register.offset, register.size), name)
-
-    def set(self, register: Register, base: int = 0, /, **fields: int) -> None:
-        """Change fields of a register of the block at `base`, leaving the others."""
-        at = base + register.offset
-        self.write(at, register.size, register.put(self.read(at, register.size), **fields))
-
-
-@dataclass(slots=True)
-class HostBar:
-    """A memory BAR: its register, its size, and where it lies (0: nowhere yet)."""
-
-    number: int
-    size: int
-    wide: bool
-    address: int = 0
+NOTHING = AddressRange(0, 0)
+DEVICES = 32
+"""Devices on a bus; below a link there is only device 0."""
 
 
 class FunctionKind(Enum):
@@ -79,7 +56,10 @@ class FunctionKind(Enum):
 
 @dataclass(slots=True, eq=False)
 class PciFunction:
-    """A function below a root port. `capabilities` and `extended` give offsets by capability id."""
+    """A function below a root port. `capabilities` and `extended` give offsets by capability id.
+
+    `above` are the switch ports between the two, from the root port down.
+    """
 
     config: Config
     root_port: Bdf
@@ -93,6 +73,7 @@ class PciFunction:
     parent: PciFunction | None = field(default=None, repr=False)
     vf_bars: dict[int, HostBar] = field(default_factory=dict)
     vfs: list[PciFunction] = field(default_factory=list)
+    above: tuple[Bdf, ...] = ()
 
     @property
     def address(self) -> Bdf:
@@ -103,6 +84,11 @@ class PciFunction:
     def function_id(self) -> int:
         """FUNCTION_ID of TDISP."""
         return self.address.requester_id
+
+    @property
+    def bridge(self) -> Bdf:
+        """The port at the other end of the device's link: no other device has it."""
+        return self.above[-1] if self.above else self.root_port
 
     @property
     def tee_io(self) -> bool:
@@ -138,6 +124,15 @@ class PciFunction:
         return self.extended.get(SriovCapability.ID, 0) + VF_BARS_AT
 
 
+class Below(NamedTuple):
+    """What lies below a bridge: the last bus, the functions, and their windows above and below 4 GiB."""
+
+    last_bus: int
+    functions: list[PciFunction]
+    high: AddressRange
+    low: AddressRange
+
+
 class Space:
     """Addresses handed out from a range, in order, never taken back."""
 
@@ -155,7 +150,7 @@ class Space:
 
 
 class PciBus:
-    """The functions below all root ports."""
+    """The functions below all root ports; `windows` gives what lies below each root port and switch port, above 4 GiB."""
 
     def __init__(self, bus: HostBus) -> None:
         self.host = bus
@@ -168,15 +163,9 @@ class PciBus:
         """Number the buses, find all functions and place their BARs. Call it once."""
         bus = 1
         for root_port in self.host.root_ports:
-            config = Config(self.host, root_port)
-            config.set(Type1Header.BUSES, primary=root_port.bus, secondary=bus, subordinate=LAST_BUS)
-            found = list(self._scan(root_port, bus))
-            last = max((function.last_requester >> 8 for function in found), default=bus)
-            config.set(Type1Header.BUSES, subordinate=last)
-            self._forward_ari(config)
-            self._place(root_port, config, found)
-            self.functions.update({function.address: function for function in found})
-            bus = last + 1
+            below = self._below(Config(self.host, root_port), (root_port,), bus)
+            self.functions.update({function.address: function for function in below.functions})
+            bus = below.last_bus + 1
         return list(self.functions.values())
 
     def function(self, address: Bdf) -> PciFunction:
@@ -188,27 +177,54 @@ class PciBus:
 
     # -- finding
 
-    def _scan(self, root_port: Bdf, bus: int) -> Iterator[PciFunction]:
-        """Read the functions of device 0, the only one below a link."""
-        for number in range(FUNCTIONS):
-            config = Config(self.host, Bdf(root_port.segment, bus, 0, number))
-            if config.get(CommonHeader.VENDOR_ID, "id") != ABSENT_ID:
-                yield self._read(config, root_port)
-            if number == 0 and not self._multi_function(config):
-                return
+    def _below(self, bridge: Config, path: tuple[Bdf, ...], bus: int) -> Below:
+        """Number the buses below a bridge from `bus` on, find the functions there, place them, and open the bridge."""
+        bridge.set(Type1Header.BUSES, primary=bridge.function.bus, secondary=bus, subordinate=LAST_BUS)
+        self._forward_ari(bridge)
+        here: list[PciFunction] = []
+        parts: list[Below] = []
+        last = bus
+        for config in self._scan(bridge, bus):
+            if config.get(CommonHeader.HEADER_TYPE, "layout") == BRIDGE:
+                parts.append(self._below(config, (*path, config.function), last + 1))
+                last = parts[-1].last_bus
+            else:
+                here.append(self._read(config, path))
+        last = max([last, *(function.last_requester >> 8 for function in here)])
+        bridge.set(Type1Header.BUSES, subordinate=last)
+        parts.append(self._place(here, last))
+        below = Below(
+            last,
+            [function for part in parts for function in part.functions],
+            _union([part.high for part in parts]),
+            _union([part.low for part in parts]),
+        )
+        _open(bridge, below)
+        self.windows[bridge.function] = below.high
+        return below
+
+    def _scan(self, bridge: Config, bus: int) -> Iterator[Config]:
+        """Find the functions on a bus: a link has device 0 only, the bus inside a switch one for each port."""
+        for device in range(DEVICES if _port_type(bridge) == PortType.UPSTREAM_PORT else 1):
+            for number in range(FUNCTIONS):
+                config = Config(self.host, Bdf(bridge.function.segment, bus, device, number))
+                if config.get(CommonHeader.VENDOR_ID, "id") != ABSENT_ID:
+                    yield config
+                if number == 0 and not self._multi_function(config):
+                    break
 
     @staticmethod
     def _multi_function(config: Config) -> bool:
         value = config.read(CommonHeader.HEADER_TYPE.offset, 1)
         return value != 0xFF and bool(CommonHeader.HEADER_TYPE.get(value, "multi_function"))
 
-    def _read(self, config: Config, root_port: Bdf) -> PciFunction:
+    def _read(self, config: Config, path: tuple[Bdf, ...]) -> PciFunction:
         config.set(CommonHeader.COMMAND, memory_space=0, bus_master=0)
         extended = extended_capabilities(config)
         sriov = extended.get(SriovCapability.ID)
         return PciFunction(
             config,
-            root_port,
+            path[0],
             FunctionKind.PLAIN if sriov is None else FunctionKind.PF,
             config.get(CommonHeader.VENDOR_ID, "id"),
             config.get(CommonHeader.DEVICE_ID, "id"),
@@ -217,6 +233,7 @@ class PciBus:
             capabilities(config),
             extended,
             vf_bars={} if sriov is None else sized_bars(config, sriov + VF_BARS_AT),
+            above=path[1:],
         )
 
     # -- placing
@@ -227,8 +244,8 @@ class PciBus:
         if express is not None:
             config.set(ExpressCapability.DEVICE_CONTROL_2, express, ari_forwarding=1)
 
-    def _place(self, root_port: Bdf, config: Config, found: list[PciFunction]) -> None:
-        """Place all BARs, largest first, in one window above and one below 4 GiB, and open the root port for them."""
+    def _place(self, found: list[PciFunction], last_bus: int) -> Below:
+        """Place the BARs of one device, largest first, in one window above and one below 4 GiB."""
         wanted = [(bar, 1) for function in found for bar in function.bars.values()]
         wanted += [(bar, _total_vfs(function)) for function in found for bar in function.vf_bars.values()]
         wanted.sort(key=lambda item: -item[0].size * item[1])
@@ -237,34 +254,40 @@ class PciBus:
         for function in found:
             function.write_bars()
             function.command(memory_space=1)
-        config.set(Type1Header.PREFETCHABLE_BASE, high=high.start >> 32)
-        config.set(Type1Header.PREFETCHABLE_LIMIT, high=(high.end - 1) >> 32)
-        # No bridge prefetches on PCI Express, so 64-bit BARs lie in this window whether prefetchable or not.
-        config.set(Type1Header.PREFETCHABLE, **_base_and_limit(high))
-        config.set(Type1Header.MEMORY, **_base_and_limit(low))
-        config.set(CommonHeader.COMMAND, memory_space=1, bus_master=1)
-        self.windows[root_port] = high
+        return Below(last_bus, found, high, low)
 
     @staticmethod
     def _window(space: Space, wanted: list[tuple[HostBar, int]]) -> AddressRange:
         """Place BARs in a window of their own; an empty one if there are none."""
         if not wanted:
-            return AddressRange(0, 0)
+            return NOTHING
         start = space.take(0, max(WINDOW, *(bar.size for bar, _ in wanted)))
         for bar, count in wanted:
             bar.address = space.take(bar.size * count, max(bar.size, 4096))
         return AddressRange(start, space.take(0, WINDOW) - start)
 
     def set_max_payload(self, function: PciFunction, size: int) -> None:
-        """Set Max_Payload_Size, in bytes, of a device's function 0 and of its root port. Raises `Misuse`."""
+        """Set Max_Payload_Size, in bytes, of a device's function 0 and of the ports above. Raises `Misuse`."""
         value = size.bit_length() - 8
-        for config in (Config(self.host, function.root_port), function.config):
+        if value < 0 or size != 128 << value:
+            raise Misuse(f"a Max_Payload_Size of {size} bytes", remedy="use 128, 256, 512 and so on")
+        above = [Config(self.host, port) for port in (function.root_port, *function.above)]
+        for config in (*above, function.config):
             at = capabilities(config)[ExpressCapability.ID]
-            if size != 128 << value or value > config.get(ExpressCapability.DEVICE_CAPABILITIES, "max_payload", at):
+            if value > config.get(ExpressCapability.DEVICE_CAPABILITIES, "max_payload", at):
                 raise Misuse(
                     f"a Max_Payload_Size of {size} bytes at {config.function}", remedy="use what both ends can"
                 )
             config.set(ExpressCapability.DEVICE_CONTROL, at, max_payload=value)
+
+    def let_streams_through(self, function: PciFunction) -> None:
+        """Enable Flow-Through IDE in the switch ports above a function. Raises `Incompatible` if one has none."""
+        for port in function.above:
+            config = Config(self.host, port)
+            at = extended_capabilities(config).get(IdeCapability.ID)
+            if at is None or not config.get(IdeCapability.CAPABILITY, "flow_through", at):
+                raise Incompatible(f"{port}, above {function.address}, lets no IDE stream through")
+            config.set(SwitchIdeCapability.CONTROL, at, flow_through=1)
 
     # -- VFs
 
@@ -291,6 +314,7 @@ class PciBus:
                 capabilities(vf_config),
                 extended_capabilities(vf_config),
                 parent=pf,
+                above=pf.above,
             )
             pf.vfs.append(vf)
             self.functions[vf.address] = vf
@@ -301,6 +325,12 @@ class PciBus:
         at = pf.extended.get(SriovCapability.ID)
         if at is not None and pf.vfs:
             _switch_vfs_on(pf, at, len(pf.vfs))
+
+    def restore(self, function: PciFunction) -> None:
+        """Give a function back what enumeration gave it, after a reset that was not the VMM's own: BARs, memory space, VFs."""
+        function.write_bars()
+        function.command(memory_space=1)
+        self.restore_vfs(function)
 
     def disable_vfs(self, pf: PciFunction) -> None:
         """Take all VFs of a PF away."""
@@ -317,62 +347,34 @@ def _switch_vfs_on(pf: PciFunction, at: int, count: int) -> None:
     pf.config.set(SriovCapability.CONTROL, at, vf_enable=1, vf_memory_space=1, ari_hierarchy=1)
 
 
-def capabilities(config: Config) -> dict[int, int]:
-    """Give the offsets of the capabilities by id. Raises `TransportError` for a list that has no end."""
-    found: dict[int, int] = {}
-    at = config.get(CommonHeader.CAPABILITIES_POINTER, "first") & ~3
-    for _ in range(MAX_CAPABILITIES):
-        if at < FIRST_CAPABILITY:
-            return found
-        word = config.read(at, 2)
-        found.setdefault(word & 0xFF, at)
-        at = word >> 8 & ~3
-    raise TransportError(f"the capability list of {config.function} has a loop")
-
-
-def extended_capabilities(config: Config) -> dict[int, int]:
-    """Give the offsets of the extended capabilities by id. Raises `TransportError` for a list that has no end."""
-    found: dict[int, int] = {}
-    at = FIRST_EXTENDED
-    for _ in range(MAX_EXTENDED):
-        header = config.read(at, 4)
-        if header in (0, 0xFFFF_FFFF):
-            return found
-        found.setdefault(ExtendedCapability.HEADER.get(header, "id"), at)
-        at = ExtendedCapability.HEADER.get(header, "next") & ~3
-        if at < FIRST_EXTENDED:
-            return found
-    raise TransportError(f"the extended capability list of {config.function} has a loop")
-
-
-def sized_bars(config: Config, base: int) -> dict[int, HostBar]:
-    """Size the memory BARs at `base` by writing all ones; decoding must be off."""
-    found: dict[int, HostBar] = {}
-    number = 0
-    while number < MAX_BARS:
-        at = base + 4 * number
-        wide = config.read(at, 4) & 6 == 4 and number + 1 < MAX_BARS
-        mask = _written_ones(config, at) & ~0xF
-        bits = 32
-        if wide:
-            mask, bits = mask | _written_ones(config, at + 4) << 32, 64
-        size = (~mask & (1 << bits) - 1) + 1
-        if mask and not size & size - 1:
-            found[number] = HostBar(number, size, wide)
-        number += 2 if wide else 1
-    return found
-
-
-def _written_ones(config: Config, at: int) -> int:
-    config.write(at, 4, 0xFFFF_FFFF)
-    value = config.read(at, 4)
-    config.write(at, 4, 0)
-    return value
-
-
 def _total_vfs(function: PciFunction) -> int:
     at = function.extended.get(SriovCapability.ID)
     return 0 if at is None else function.config.get(SriovCapability.TOTAL_VFS, "count", at)
+
+
+def _port_type(config: Config) -> int:
+    at = capabilities(config).get(ExpressCapability.ID)
+    return PortType.ENDPOINT if at is None else config.get(ExpressCapability.CAPABILITIES, "port_type", at)
+
+
+def _union(windows: list[AddressRange]) -> AddressRange:
+    """Give the range from the first window to the last: those below one bridge were taken one after the other."""
+    taken = [window for window in windows if window.size]
+    if not taken:
+        return NOTHING
+    start = min(window.start for window in taken)
+    return AddressRange(start, max(window.end for window in taken) - start)
+
+
+def _open(bridge: Config, below: Below) -> None:
+    """Let a bridge forward the memory below it, and requests from there."""
+    high, low = below.high, below.low
+    bridge.set(Type1Header.PREFETCHABLE_BASE, high=high.start >> 32)
+    bridge.set(Type1Header.PREFETCHABLE_LIMIT, high=max(high.end - 1, 0) >> 32)
+    # No bridge prefetches on PCI Express, so 64-bit BARs lie in this window whether prefetchable or not.
+    bridge.set(Type1Header.PREFETCHABLE, **_base_and_limit(high))
+    bridge.set(Type1Header.MEMORY, **_base_and_limit(low))
+    bridge.set(CommonHeader.COMMAND, memory_space=1, bus_master=1)
 
 
 def _base_and_limit(window: AddressRange) -> dict[str, int]:

@@ -37,6 +37,7 @@ _ERRORS = {
     Status.IDE_KM_FAILED: HypercallError.IDE_KM,
     Status.IDE_STREAM_BLOCKED: HypercallError.INVALID_STATE,
     Status.IDE_STREAM_NOT_READY: HypercallError.INVALID_STATE,
+    Status.IDE_STREAM_NEEDS_NEW_KEYS: HypercallError.INVALID_STATE,
     Status.DEVIF_TDISP_INVALID_STATE: HypercallError.INVALID_STATE,
     Status.DEVIF_TDISP_ERROR_STATE: HypercallError.INVALID_STATE,
     Status.DEVIF_TDISP_INVALID_REQ_STS: HypercallError.INVALID_STATE,
@@ -164,7 +165,7 @@ class Hypercalls:
         offset = shifts.pop() if len(shifts) == 1 else 0
         lock = LockParameters(int(self._lock_flags), offset)
         bound_before = self._pci_tsm.is_bound(function)
-        self._pci_tsm.bind(function, self._machine.tdr)
+        self._pci_tsm.bind(function, self._machine.tdr, now)
         try:
             self._lock(function, lock, now, fresh=not bound_before)
         except TeeioError:

@@ -106,7 +106,7 @@ class Kvm:
     ) -> GuestMachine:
         """Make a TVM of `memory_size` bytes and finalise it; `image` is its first contents, page by page.
 
-        With `huge_pages` memory comes in pages of 2 MiB where it can; parts of them cannot be shared later.
+        With `huge_pages` memory comes in pages of 2 MiB where it can; those that the TVM shares parts of are split.
         Raises `CallRefused`, `Misuse`; nothing is left behind then.
         """
         if memory_size <= 0 or memory_size % PAGE_SIZE or memory_size > ECAM.start:
@@ -205,13 +205,7 @@ class Kvm:
 
         Raises `CallRefused` if the TSM keeps one; done again, it goes on where it stopped.
         """
-        for gpa in gpas:
-            call = m.TdhMemRangeBlock(tdr=machine.tdr, gpa=gpa, level=machine.private[gpa])
-            blocked = self._tsm.tdh_mem_range_block(call)
-            if blocked.status is not Status.EPT_ENTRY_STATE_INCORRECT:  # a page that is blocked already is as wanted
-                blocked.require("TDH.MEM.RANGE.BLOCK")
-        if gpas:
-            self._pci_tsm.mappings.flush_tvm(machine.tdr)
+        self._block(machine, gpas)
         for gpa in gpas:
             level = machine.private[gpa]
             remove = m.TdhMemPageRemove(tdr=machine.tdr, gpa=gpa, level=level)
@@ -219,9 +213,20 @@ class Kvm:
             del machine.private[gpa]
             yield TakenPage(gpa, removed.pages[0], level)
 
+    def _block(self, machine: GuestMachine, gpas: list[int]) -> None:
+        """Block private pages, and let all translation caches forget them."""
+        for gpa in gpas:
+            call = m.TdhMemRangeBlock(tdr=machine.tdr, gpa=gpa, level=machine.private[gpa])
+            blocked = self._tsm.tdh_mem_range_block(call)
+            if blocked.status is not Status.EPT_ENTRY_STATE_INCORRECT:  # a page that is blocked already is as wanted
+                blocked.require("TDH.MEM.RANGE.BLOCK")
+        if gpas:
+            self._pci_tsm.mappings.flush_tvm(machine.tdr)
+
     def share(self, machine: GuestMachine, gpa: int, size: int) -> None:
         """Make guest memory shared: private pages are taken away and, scrubbed, are the VMM's from then on."""
         gpas = self._convertible(machine, gpa, size)
+        self._split(machine, sorted({page & -PageLevel.PAGE_2M.size for page in gpas}))
         for taken in self._take_private(machine, [one for one in gpas if one in machine.private]):
             self._map_shared(machine, taken.gpa, taken.hpa)
 
@@ -237,9 +242,20 @@ class Kvm:
         pages = range(gpa, gpa + size, PAGE_SIZE)
         if gpa % PAGE_SIZE or size % PAGE_SIZE or size <= 0 or not 0 <= gpa <= machine.memory_size - size:
             raise Misuse(f"{size:#x} bytes at guest address {gpa:#x} are not whole pages of its memory")
-        if any(machine.private.get(page) is not PageLevel.PAGE_4K and page not in machine.shared for page in pages):
-            raise Misuse(f"guest memory at {gpa:#x} is in pages of 2 MiB", remedy="make the TVM without huge pages")
+        for page in pages:
+            large = machine.private.get(page & -PageLevel.PAGE_2M.size) is PageLevel.PAGE_2M
+            if not large and page not in machine.private and page not in machine.shared:
+                raise Misuse(f"guest memory at {page:#x} was lost in an earlier conversion", remedy="end the TVM")
         return pages
+
+    def _split(self, machine: GuestMachine, gpas: list[int]) -> None:
+        """Split those of these pages that are of 2 MiB: block all, flush once, demote one by one. Raises `CallRefused`."""
+        large, small = PageLevel.PAGE_2M, PageLevel.PAGE_4K
+        gpas = [gpa for gpa in gpas if machine.private.get(gpa) is large]
+        self._block(machine, gpas)
+        for gpa in gpas:
+            self._tsm.tdh_mem_page_demote(m.TdhMemPageDemote(tdr=machine.tdr, gpa=gpa)).require("TDH.MEM.PAGE.DEMOTE")
+            machine.private.update(dict.fromkeys(range(gpa, gpa + large.size, small.size), small))
 
     def _map_shared(self, machine: GuestMachine, gpa: int, page: int) -> None:
         """Let guest and untrusted DMA reach a page; drivers use its address with and without the shared bit."""

@@ -8,6 +8,7 @@ the VMM the device's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,6 +23,7 @@ from teeio.abi.operands import (
     PagesReturned,
     SpdmOperation,
 )
+from teeio.abi.statuses import Status
 from teeio.errors import Incompatible, Misuse, TeeioError
 from teeio.host.memory import VmmMemory
 from teeio.host.vmm.bus import PciBus, PciFunction, is_dsm
@@ -78,6 +80,7 @@ class PciTsm:
         self._observer = observer
         self.mappings = TrustedMappings(tsm, self._lender)
         self.connections: dict[Bdf, Connection] = {}
+        self.mailboxes: Callable[[PciFunction, Observer], Mailbox] = Mailbox
 
     # -- connect and disconnect
 
@@ -87,7 +90,7 @@ class PciTsm:
             raise Misuse(f"{dsm.address} is connected", remedy="disconnect it first")
         if not is_dsm(dsm):
             raise Incompatible(f"{dsm.address} is no DSM: it needs function 0 with DOE, and IDE or TEE-IO")
-        mailbox = Mailbox(dsm, self._observer)
+        mailbox = self.mailboxes(dsm, self._observer)
         iommu_id = self._bus.host.iommu_of(dsm.root_port)
         with ExitStack() as undo:
             self._use_iommu(iommu_id, undo)
@@ -185,12 +188,14 @@ class PciTsm:
         self._take_back(self._tsm.tdh_spdm_delete(d.TdhSpdmDelete(spdm_id=spdm_id)), "TDH.SPDM.DELETE")
 
     def _end_session(self, mailbox: Mailbox, spdm_id: int, now: float) -> None:
-        mailbox.pump(
+        ended = mailbox.pump(
             lambda response, at: self._tsm.tdh_spdm_disconnect(
                 d.TdhSpdmDisconnect(spdm_id=spdm_id, response=response), at
             ),
             now,
         )
+        if ended.status is not Status.SPDM_SESSION_NOT_PRESENT:  # a session that is over already is as wanted
+            ended.require("TDH.SPDM.DISCONNECT")
 
     # -- the stream
 
@@ -210,6 +215,7 @@ class PciTsm:
             )
         ).require("TDH.IDE.STREAM.CREATE")
         undo.callback(self._delete_stream, spdm_id, stream)
+        self._bus.let_streams_through(dsm)
         stream.associate(dsm.root_port)
         undo.callback(stream.clear)
         self._km(mailbox, spdm_id, stream.stream_id, KmOperation.SETUP, now).require("TDH.IDE.STREAM.KM")
@@ -223,8 +229,8 @@ class PciTsm:
         return next(stream_id for stream_id in range(1, 256) if stream_id not in used)
 
     def _association(self, dsm: PciFunction) -> AddressRange:
-        """Give the root port's window: all memory of the device behind it."""
-        return self._bus.windows[dsm.root_port]
+        """Give the window of the port at the other end of the device's link: all memory of the device."""
+        return self._bus.windows[dsm.bridge]
 
     def _km(self, mailbox: Mailbox, spdm_id: int, stream_id: int, operation: KmOperation, now: float) -> Result[None]:
         step: Step[None] = lambda response, at: self._tsm.tdh_ide_stream_km(  # noqa: E731
@@ -241,8 +247,10 @@ class PciTsm:
 
     # -- bind and unbind
 
-    def bind(self, function: PciFunction, tdr: int) -> Binding:
+    def bind(self, function: PciFunction, tdr: int, now: float) -> Binding:
         """Give an interface to a TVM, with a trusted DMA entry that the TVM may accept. It is not locked by this.
+
+        If the TSM wants new keys first, as another binding of the interface has run under these, the stream gets them.
 
         Binding it again to the same TVM changes nothing; to another one is refused.
         """
@@ -255,17 +263,11 @@ class PciTsm:
                 raise Misuse(f"{function.address} is only half unbound", remedy="unbind it again")
             return bound
         with ExitStack() as undo:
-            self._lender.give(
-                lambda pages: self._tsm.tdh_devif_create(
-                    d.TdhDevifCreate(
-                        tdr=tdr,
-                        function_id=function.function_id,
-                        spdm_id=connection.spdm_id,
-                        stream_id=connection.stream.stream_id,
-                        pages=pages,
-                    )
-                )
-            ).require("TDH.DEVIF.CREATE")
+            created = self._create_interface(function, tdr, connection)
+            if created.status is Status.IDE_STREAM_NEEDS_NEW_KEYS:
+                self.refresh_keys(connection.dsm, now)
+                created = self._create_interface(function, tdr, connection)
+            created.require("TDH.DEVIF.CREATE")
             undo.callback(self._remove_interface, function.function_id)
             mapped = MappedInterface(function.function_id, tdr, connection.iommu_id)
             self.mappings.add_dma(mapped)
@@ -273,6 +275,19 @@ class PciTsm:
         binding = Binding(function, tdr, connection, mapped)
         connection.bindings[function.address] = binding
         return binding
+
+    def _create_interface(self, function: PciFunction, tdr: int, connection: Connection) -> Result[None]:
+        return self._lender.give(
+            lambda pages: self._tsm.tdh_devif_create(
+                d.TdhDevifCreate(
+                    tdr=tdr,
+                    function_id=function.function_id,
+                    spdm_id=connection.spdm_id,
+                    stream_id=connection.stream.stream_id,
+                    pages=pages,
+                )
+            )
+        )
 
     def unbind(self, function: PciFunction, now: float) -> None:
         """Stop an interface and take it from its TVM; if it cannot be stopped its stream is blocked, for all on it."""
@@ -310,11 +325,15 @@ class PciTsm:
                 return connection.bindings[function.address]
         raise Misuse(f"{function.address} is not bound", remedy="bind it first")
 
+    def dsm_of(self, function: PciFunction) -> PciFunction | None:
+        """Give the DSM of a function whose device is connected."""
+        return next((one.dsm for one in self.connections.values() if one.dsm.bridge == function.bridge), None)
+
     def _connection_of(self, function: PciFunction) -> Connection:
         """Find the connection of the device that a function belongs to."""
-        for connection in self.connections.values():
-            if connection.dsm.root_port == function.root_port:
-                return connection
+        dsm = self.dsm_of(function)
+        if dsm is not None:
+            return self.connections[dsm.address]
         raise Misuse(f"the device of {function.address} is not connected", remedy="connect its function 0 first")
 
     def _remove_interface(self, function_id: int) -> None:

@@ -6,11 +6,11 @@ association. Where the blocks lie follows from the capability's own fields.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from teeio.errors import Incompatible
-from teeio.host.vmm.bus import PciFunction
+from teeio.host.vmm.bus import Config, PciFunction
 from teeio.pcie.address import Bdf
 from teeio.pcie.capabilities.ide import (
     ADDRESS_BLOCK_SIZE,
@@ -39,7 +39,7 @@ class DeviceStream:
     @classmethod
     def free(cls, function: PciFunction, stream_id: int) -> DeviceStream:
         """Find a block that is not enabled. Raises `Incompatible`."""
-        for base in _selective_blocks(function):
+        for base in selective_blocks(function.config, function.extended):
             if not function.config.get(SELECTIVE_CONTROL, "enable", base):
                 return cls(function, stream_id, base)
         raise Incompatible(f"{function.address} has no free Selective IDE stream")
@@ -71,17 +71,21 @@ class DeviceStream:
         for register in (SELECTIVE_CONTROL, RID_ASSOCIATION_2, RID_ASSOCIATION_1):
             self._write(register)
 
+    @property
+    def index(self) -> int:
+        """Which of the device's Selective blocks it is, from 0."""
+        return list(selective_blocks(self.function.config, self.function.extended)).index(self.base)
+
     def _write(self, register: Register, **fields: int) -> None:
         """Write a register, its other fields zero."""
         self.function.config.write(self.base + register.offset, register.size, register.put(0, **fields))
 
 
-def _selective_blocks(function: PciFunction) -> Iterator[int]:
+def selective_blocks(config: Config, extended: Mapping[int, int]) -> Iterator[int]:
     """Yield where the Selective blocks of a function lie. Raises `Incompatible` if it has none."""
-    capability = function.extended.get(IdeCapability.ID)
+    capability = extended.get(IdeCapability.ID)
     if capability is None:
-        raise Incompatible(f"{function.address} has no IDE capability")
-    config = function.config
+        raise Incompatible(f"{config.function} has no IDE capability")
     says = {
         name: config.get(IdeCapability.CAPABILITY, name, capability)
         for name in ("link", "link_classes", "selective", "selective_streams")

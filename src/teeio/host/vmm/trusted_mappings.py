@@ -1,7 +1,7 @@
 """What of an interface the VMM maps for a TVM by the TSM: the trusted DMA entry and private MMIO (TDX Connect).
 
 The TVM accepts what it wants of it. Taking mappings away goes in the order that the TSM demands: block, invalidate
-every cache, remove. Left out: 2 MiB mappings of MMIO.
+every cache, remove. MMIO is mapped by 2 MiB where guest address, physical address and size allow, else by 4 KiB.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 from teeio.abi import VmmToTsm
 from teeio.abi import memory_seamcalls as m
@@ -25,14 +26,21 @@ MMIO_REGION = PageLevel.PAGE_2M.size
 """MMIO that one page of metadata stands for."""
 
 
+class MappedMmio(NamedTuple):
+    """One mapping: where it leads, and its size."""
+
+    mmio: int
+    level: PageLevel
+
+
 @dataclass(slots=True)
 class MappedInterface:
-    """What is mapped of one interface: `pages` guest to physical, 4 KiB each, in the metadata `regions`."""
+    """What is mapped of one interface: `pages` by guest address, in the metadata `regions`."""
 
     function_id: int
     tdr: int
     iommu_id: int
-    pages: dict[int, int] = field(default_factory=dict)
+    pages: dict[int, MappedMmio] = field(default_factory=dict)
     regions: set[int] = field(default_factory=set)
 
 
@@ -45,6 +53,11 @@ class TrustedMappings:
         self._users: dict[int, int] = {}
         self._described: set[int] = set()
         self._iommus: dict[int, int] = {}
+
+    @property
+    def in_use(self) -> int:
+        """How many trusted entries and regions of private MMIO there are."""
+        return sum(self._iommus.values()) + sum(self._users.values()) + len(self._described)
 
     # -- trusted DMA
 
@@ -101,23 +114,28 @@ class TrustedMappings:
     # -- private MMIO
 
     def map_mmio(self, mapped: MappedInterface, gpa: int, mmio: int, size: int) -> None:
-        """Map MMIO of the interface privately, page by page, for the TVM to accept; mapped pages stay as they are.
+        """Map MMIO of the interface privately, for the TVM to accept; what is mapped stays as it is.
 
         Raises `CallRefused`; pages mapped before that stay until `unmap_mmio` is run.
         """
-        for offset in range(0, size, PAGE_SIZE):
+        offset = 0
+        while offset < size:
             if gpa + offset not in mapped.pages:
-                self._map_page(mapped, gpa + offset, mmio + offset)
+                level = _largest(mapped, gpa + offset, mmio + offset, size - offset)
+                self._map_page(mapped, gpa + offset, mmio + offset, level)
+            offset += mapped.pages[gpa + offset].level.size
 
-    def _map_page(self, mapped: MappedInterface, gpa: int, mmio: int) -> None:
+    def _map_page(self, mapped: MappedInterface, gpa: int, mmio: int, level: PageLevel) -> None:
         self._hold_region(mapped, mmio & -MMIO_REGION)
+        count = level.size // PAGE_SIZE
         with ExitStack() as undo:
-            belongs = m.TdhMmiomtSet(mmio=mmio, count=1, function_id=mapped.function_id)
+            belongs = m.TdhMmiomtSet(mmio=mmio, count=count, function_id=mapped.function_id)
             self._tsm.tdh_mmiomt_set(belongs).require("TDH.MMIOMT.SET")
-            undo.callback(self._tsm.tdh_mmiomt_set, m.TdhMmiomtSet(mmio=mmio, count=1, function_id=0))
-            self._tsm.tdh_mmio_map(m.TdhMmioMap(tdr=mapped.tdr, gpa=gpa, mmio=mmio)).require("TDH.MMIO.MAP")
+            undo.callback(self._tsm.tdh_mmiomt_set, m.TdhMmiomtSet(mmio=mmio, count=count, function_id=0))
+            call = m.TdhMmioMap(tdr=mapped.tdr, gpa=gpa, mmio=mmio, level=level)
+            self._tsm.tdh_mmio_map(call).require("TDH.MMIO.MAP")
             undo.pop_all()
-        mapped.pages[gpa] = mmio
+        mapped.pages[gpa] = MappedMmio(mmio, level)
 
     def _hold_region(self, mapped: MappedInterface, region: int) -> None:
         """Add the metadata page of 2 MiB of MMIO, which interfaces may have in common."""
@@ -135,22 +153,23 @@ class TrustedMappings:
         """Give the steps that remove all private MMIO mappings of an interface that is stopped. They raise `CallRefused`."""
         tdr, pages = mapped.tdr, list(mapped.pages.items())
 
-        def block(gpa: int) -> None:
-            blocked = self._tsm.tdh_mmio_block(m.TdhMmioBlock(tdr=tdr, gpa=gpa))
+        def block(gpa: int, level: PageLevel) -> None:
+            blocked = self._tsm.tdh_mmio_block(m.TdhMmioBlock(tdr=tdr, gpa=gpa, level=level))
             if blocked.status is not Status.EPT_ENTRY_STATE_INCORRECT:  # a page that is blocked already is as wanted
                 blocked.require("TDH.MMIO.BLOCK")
 
-        def unmap(gpa: int) -> None:
-            self._tsm.tdh_mmio_unmap(m.TdhMmioUnmap(tdr=tdr, gpa=gpa)).require("TDH.MMIO.UNMAP")
+        def unmap(gpa: int, level: PageLevel) -> None:
+            self._tsm.tdh_mmio_unmap(m.TdhMmioUnmap(tdr=tdr, gpa=gpa, level=level)).require("TDH.MMIO.UNMAP")
             del mapped.pages[gpa]
 
-        def disown(mmio: int) -> None:
-            self._tsm.tdh_mmiomt_set(m.TdhMmiomtSet(mmio=mmio, count=1, function_id=0)).require("TDH.MMIOMT.SET")
+        def disown(mmio: int, level: PageLevel) -> None:
+            call = m.TdhMmiomtSet(mmio=mmio, count=level.size // PAGE_SIZE, function_id=0)
+            self._tsm.tdh_mmiomt_set(call).require("TDH.MMIOMT.SET")
 
-        steps: list[Callable[[], None]] = [partial(block, gpa) for gpa, _ in pages]
+        steps: list[Callable[[], None]] = [partial(block, gpa, page.level) for gpa, page in pages]
         steps += [partial(self.flush_tvm, tdr)] if pages else []
-        for gpa, mmio in pages:
-            steps += [partial(unmap, gpa), partial(disown, mmio)]
+        for gpa, page in pages:
+            steps += [partial(unmap, gpa, page.level), partial(disown, page.mmio, page.level)]
         return steps + [partial(self._leave_region, mapped, region) for region in mapped.regions]
 
     def _leave_region(self, mapped: MappedInterface, region: int) -> None:
@@ -162,3 +181,12 @@ class TrustedMappings:
             self._described.discard(region)
         self._users[region] -= 1
         mapped.regions.discard(region)
+
+
+def _largest(mapped: MappedInterface, gpa: int, mmio: int, size: int) -> PageLevel:
+    """Choose the largest page that fits here and covers nothing that is mapped."""
+    large = PageLevel.PAGE_2M
+    fits = not gpa % large.size and not mmio % large.size and size >= large.size
+    if fits and not any(page in mapped.pages for page in range(gpa, gpa + large.size, PAGE_SIZE)):
+        return large
+    return PageLevel.PAGE_4K

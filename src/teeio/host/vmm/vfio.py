@@ -6,7 +6,7 @@ it may not, and it is reset in between, so that nothing of one owner reaches the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -49,22 +49,34 @@ class Vfio:
         self._bus = bus
         self._claims: dict[Bdf, Unit] = {}
 
+    @property
+    def claims(self) -> tuple[Bdf, ...]:
+        """The functions that are claimed."""
+        return tuple(self._claims)
+
     def units(self) -> list[Unit]:
         """List everything that could be assigned, were nothing claimed: devices, and functions one by one."""
-        found = []
-        for function in self._bus.functions.values():
+        return [unit for function in self._bus.functions.values() for unit in self._units_of(function)]
+
+    def _units_of(self, function: PciFunction) -> Iterator[Unit]:
+        """List the units that a function leads: itself, and its whole device if it is the first function."""
+        if function.kind is not FunctionKind.VF:
             device = self._device_of(function)
             if function is device[0] and not any(other.vfs for other in device):
-                found.append(Unit(UnitKind.DEVICE, tuple(device)))
-            found.append(Unit(_KINDS[function.kind], (function,)))
-        return found
+                yield Unit(UnitKind.DEVICE, tuple(device))
+        yield Unit(_KINDS[function.kind], (function,))
 
     def unit(self, kind: UnitKind, address: Bdf) -> Unit:
         """Look a unit up. Raises `Misuse`."""
-        found = [unit for unit in self.units() if unit.kind is kind and unit.function.address == address]
-        if not found:
-            raise Misuse(f"{address} is no {kind.value} now", remedy=f"there is {', '.join(map(str, self.units()))}")
-        return found[0]
+        function = self._bus.functions.get(address)
+        for unit in self._units_of(function) if function else ():
+            if unit.kind is kind:
+                return unit
+        raise Misuse(f"{address} is no {kind.value} now", remedy=f"there is {', '.join(map(str, self.units()))}")
+
+    def owner(self, function: PciFunction) -> Unit | None:
+        """Give the claimed unit that a function belongs to."""
+        return self._claims.get(function.address)
 
     def claim(self, unit: Unit, domain: Domain) -> None:
         """Claim all functions of a unit and let them do T=0 DMA into `domain`. Raises `Misuse` if one is taken.
@@ -113,7 +125,7 @@ class Vfio:
         return [
             other
             for other in self._bus.functions.values()
-            if other.root_port == function.root_port and other.kind is not FunctionKind.VF
+            if other.bridge == function.bridge and other.kind is not FunctionKind.VF
         ]
 
 

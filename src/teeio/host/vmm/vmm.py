@@ -15,6 +15,7 @@ from teeio.host.secure_ept import SharedEpt
 from teeio.host.vmm.bus import PciBus
 from teeio.host.vmm.hypercalls import Hypercalls
 from teeio.host.vmm.kvm import GuestMachine, Kvm
+from teeio.host.vmm.patience import patient
 from teeio.host.vmm.pci_tsm import PciTsm
 from teeio.host.vmm.vfio import Vfio
 from teeio.observe import Observer, ignore
@@ -34,6 +35,7 @@ class Vmm:
         lock_flags: LockFlags = LockFlags.NO_FW_UPDATE,
         observer: Observer = ignore,
     ) -> None:
+        tsm = patient(tsm)
         self.memory = memory
         self.bus = PciBus(bus)
         self.pci_tsm = PciTsm(tsm, self.bus, memory, observer)
