@@ -23,6 +23,7 @@ from teeio.host.vmm.vfio import UnitKind
 from teeio.host.vmm.vmm import Vmm
 from teeio.observe import BoundaryCalled, Event, Observer, Refused, fan_out
 from teeio.pcie.address import Bdf
+from teeio.pcie.capabilities.header import CommonHeader
 from teeio.tdisp.messages import PAGE_SIZE, DeviceInterfaceReport, RangeAttributes
 
 ROOT_PORT = Bdf(0, 0, 1, 0)
@@ -47,12 +48,17 @@ class Guest:
         self.function: PciFunction = host.vfs[vf]
         unit = host.vmm.vfio.unit(UnitKind.VF, self.function.address)
         self.assigned: GuestFunction = host.vmm.kvm.assign(self.machine, unit)
+        self.command(memory_space=1, bus_master=1)
         self.function_id = self.function.function_id
 
     @property
     def tdi(self) -> Any:
         """The device's own view of the interface."""
         return self.host.device.tdi(self.function.address)
+
+    def command(self, **fields: int) -> None:
+        """Write the guest's Command register."""
+        self.assigned.config_write(CommonHeader.COMMAND.offset, 2, CommonHeader.COMMAND.put(0, **fields))
 
     def info(self) -> g.DevifInfo:
         return self.tsm.tdg_devif_read(g.TdgDevifRead(function_id=self.function_id)).require("TDG.DEVIF.READ")

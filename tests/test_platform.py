@@ -3,6 +3,9 @@
 import pytest
 
 from teeio.abi.operands import PAGE_SIZE, PageLevel
+from teeio.accelerator_interface import Operation
+from teeio.guest.cost import CostMeter
+from teeio.guest.dma import BounceDma
 from teeio.guest.driver import TRUSTED_REGISTERS
 from teeio.host.vmm.vfio import UnitKind
 from teeio.platform import Platform
@@ -42,3 +45,27 @@ def test_units_are_found_by_kind_and_address() -> None:
         *((UnitKind.VF, vf) for vf in vfs),
     ]
     assert vfio.unit(UnitKind.VF, vfs[2].address).function is vfs[2]
+
+
+def test_bounce_buffers_split_the_large_pages_that_they_lie_in() -> None:
+    """A TVM on 2 MiB pages uses a function as today: what it shares is split off, the rest keeps its contents."""
+    platform = Platform.assemble(seed=1)
+    vmm, now = platform.vmm, platform.now
+    (pf,) = vmm.bus.enumerate()
+    (vf,) = vmm.bus.enable_vfs(pf, 1)
+    before = platform.memory.accounting()
+    unit = vmm.vfio.unit(UnitKind.VF, vf.address)
+    guest = platform.launch("TVM", unit, memory_size=6 << 20, huge_pages=True)
+    source, result = guest.tvm.allocate(3 << 19), guest.tvm.allocate(3 << 19)
+    source.write(0, b"kept" * (3 << 17))
+    large = [gpa for gpa, level in guest.machine.private.items() if level is PageLevel.PAGE_2M]
+    driver, dma = guest.driver(guest.functions()[0], CostMeter(lambda: 0.0))
+    assert isinstance(dma, BounceDma)
+    left = [gpa for gpa, level in guest.machine.private.items() if level is PageLevel.PAGE_2M]
+    assert set(left) < set(large)
+    driver.run(Operation.COPY, source.gpa, source.size, result.gpa, now())
+    assert result.read(0, result.size) == b"kept" * (3 << 17)
+    driver.remove(now())
+    dma.close(now())
+    platform.shut_down(guest)
+    assert platform.memory.accounting() == before

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from teeio.abi.declaration import CallRefused
 from teeio.abi.operands import PAGE_SIZE
 from teeio.device.models.model import DmaError
 from teeio.guest.driver import TRUSTED_REGISTERS
@@ -15,7 +16,7 @@ from teeio.observe import Refused
 from teeio.pcie.capabilities.ats import AtsCapability
 from teeio.pcie.capabilities.header import CommonHeader
 from teeio.pcie.capabilities.page_request import PageRequestCapability
-from teeio.pcie.translation import PageRequest, ResponseCode
+from teeio.pcie.translation import PageRequest, ResponseCode, Translation
 from teeio.platform import ROOT_PORT, Platform
 from teeio.tdisp.messages import InterfaceState
 
@@ -148,23 +149,67 @@ def test_the_vmm_answers_page_requests() -> None:
     assert entry.page == bench.pages // PAGE_SIZE
 
 
+def assigned(events: list[Any]) -> tuple[Platform, Any, Any, Any]:
+    """Give a platform with a VF assigned to a TVM, the VF, the PF, and the guest."""
+    platform = Platform.assemble(seed=7, observer=events.append)
+    pf = platform.vmm.bus.enumerate()[0]
+    vf = platform.vmm.bus.enable_vfs(pf, 1)[0]
+    platform.vmm.pci_tsm.connect(pf, platform.now())
+    guest = platform.launch("TVM", platform.vmm.vfio.unit(UnitKind.VF, vf.address))
+    return platform, pf, vf, guest
+
+
+def configure(platform: Platform, function: Any, block: Any, register: Any, **fields: int) -> None:
+    platform.root_complex.vmm.config_write(
+        function.address, block.base + register.offset, register.size, register.put(0, **fields)
+    )
+
+
+@pytest.mark.parametrize("which", ["ATS", "PRS"])
+def test_tdx_accepts_no_interface_with_ats_or_page_requests(which: str) -> None:
+    """The VMM turns them on before the lock; the report says so, and the TDX module does not hand it out."""
+    platform, pf, vf, guest = assigned([])
+    if which == "ATS":
+        ats = platform.device.tdi(vf.address).function.space.need(AtsCapability)
+        configure(platform, vf, ats, AtsCapability.CONTROL, enable=1)
+    else:
+        pages = platform.device.pfs[0].space.need(PageRequestCapability)
+        configure(platform, pf, pages, PageRequestCapability.CONTROL, enable=1)
+    with pytest.raises(CallRefused, match=f"{which}_ENABLED"):
+        guest.interface().bring_up(guest.verifier, TRUSTED_REGISTERS, platform.now())
+    assert platform.device.tdi(vf.address).state is not InterfaceState.RUN
+
+
 def test_tdx_refuses_trusted_ats() -> None:
     """ATS may be turned on while a TDI is locked; its first Translation Request with T=1 is then its last."""
     events: list[Any] = []
-    platform = Platform.assemble(seed=7, observer=events.append)
-    vmm, now = platform.vmm, platform.now
-    pf = vmm.bus.enumerate()[0]
-    vf = vmm.bus.enable_vfs(pf, 1)[0]
-    vmm.pci_tsm.connect(pf, now())
-    guest = platform.launch("TVM", vmm.vfio.unit(UnitKind.VF, vf.address))
-    guest.interface().bring_up(guest.verifier, TRUSTED_REGISTERS, now())
+    platform, _, vf, guest = assigned(events)
+    guest.interface().bring_up(guest.verifier, TRUSTED_REGISTERS, platform.now())
     tdi = platform.device.tdi(vf.address)
-    ats = tdi.function.space.need(AtsCapability)
-    at = ats.base + AtsCapability.CONTROL.offset
-    platform.root_complex.vmm.config_write(vf.address, at, 2, AtsCapability.CONTROL.put(0, enable=1))
+    configure(platform, vf, tdi.function.space.need(AtsCapability), AtsCapability.CONTROL, enable=1)
+    # What the VMM allows the function with T=0 does not count.
+    platform.root_complex.vmm.legacy_tables(0).attach(vf.address.requester_id, Domain(), ats=True)
     assert tdi.state is InterfaceState.RUN
     private = guest.tvm.allocate(PAGE_SIZE)
     with pytest.raises(DmaError, match=r"RUN|UR"):
         platform.device.bus_of(vf.address).translating.request(private.gpa)
     assert tdi.state is InterfaceState.ERROR
     assert any(isinstance(one, Refused) and "no trusted ATS" in one.rule for one in events)
+
+
+def test_no_trusted_request_gets_past_the_secure_ept_by_a_translated_address() -> None:
+    """A device in RUN that makes up a translation reaches neither private memory nor the VMM's."""
+    platform, _, vf, guest = assigned([])
+    guest.interface().bring_up(guest.verifier, TRUSTED_REGISTERS, platform.now())
+    tdi = platform.device.tdi(vf.address)
+    configure(platform, vf, tdi.function.space.need(AtsCapability), AtsCapability.CONTROL, enable=1)
+    platform.root_complex.vmm.legacy_tables(0).attach(vf.address.requester_id, Domain(), ats=True)
+    page = platform.memory.vmm.allocate()
+    tdi.function.translations.keep(IOVA, Translation(read=1, write=1, page=page // PAGE_SIZE))
+    bus = platform.device.bus_of(vf.address)
+    bus.write(IOVA, b"forged")
+    assert platform.memory.vmm.read(page, 6) == bytes(6)
+    with pytest.raises(DmaError, match="UR"):
+        bus.read(IOVA, 6)
+    assert [fault.reason for fault in platform.root_complex.iommus[0].faults] == [FaultReason.NO_ATS] * 2
+    assert tdi.state is InterfaceState.ERROR

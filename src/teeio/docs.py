@@ -17,6 +17,7 @@ from teeio.cli.operation_table import ENTRIES
 from teeio.cli.outcome import EXIT_MEANINGS
 from teeio.crypto.availability import NOT_PROVIDED
 from teeio.explorer import ACTIONS, PROPERTIES, REMOVALS, ROOTS
+from teeio.faults import ACCOUNTS, FAULTS, STEPS, Ending
 from teeio.ide_km import messages as ide_messages
 from teeio.pcie import capabilities
 from teeio.pcie.registers import Block, declared_registers
@@ -271,6 +272,28 @@ def exploration_page() -> Iterator[str]:
     )
 
 
+def faults_page() -> Iterator[str]:
+    """Faults, how lives stand after them, and what must come back."""
+    yield from ("# Faults", "", f"What `teeio fault` plays. Steps of a life: {', '.join(STEPS)}.", "")
+    yield from _grid(
+        ("name", "what goes wrong", "strikes", "seams", "a life may stand"),
+        (
+            (
+                f"`{one.name}`",
+                one.what,
+                ", ".join(moment.value for moment in one.moments),
+                ", ".join(sorted(seam.value for seam in one.seams)),
+                ", ".join(ending.value for ending in Ending if ending in one.endings),
+            )
+            for one in FAULTS.values()
+        ),
+    )
+    yield from ("## How a life stands after a fault", "")
+    yield from _grid(("it", "that is"), ((ending.value, ending.meaning) for ending in Ending))
+    yield from ("## What is counted, and is zero again", "")
+    yield from _grid(("what", "where"), ((account.what, account.where) for account in ACCOUNTS))
+
+
 PAGES: dict[str, Callable[[], Iterator[str]]] = {
     "spdm.md": spdm_page,
     "tdisp.md": tdisp_page,
@@ -281,6 +304,7 @@ PAGES: dict[str, Callable[[], Iterator[str]]] = {
     "operations.md": operations_page,
     "attacks.md": attacks_page,
     "exploration.md": exploration_page,
+    "faults.md": faults_page,
 }
 
 

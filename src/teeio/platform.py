@@ -18,7 +18,7 @@ from teeio.device.configuration import Configuration
 from teeio.device.device import Device
 from teeio.device.identity import Manufacturer, measured
 from teeio.device.models.accelerator import Accelerator
-from teeio.errors import Misuse, TeeioError
+from teeio.errors import Misuse, TeeioError, TransportError
 from teeio.guest.accept import AssignedInterface
 from teeio.guest.attest import Verifier
 from teeio.guest.cost import CostMeter
@@ -246,7 +246,10 @@ class Platform:
 
     def device_of(self, function: PciHostFunction) -> Device:
         """Give the device that the VMM has found a function of."""
-        return next(device for device in self.devices if function.address in device.present())
+        found = next((device for device in self.devices if function.address in device.present()), None)
+        if found is None:
+            raise TransportError(f"there is no function {function.address} any more", remedy="was its device reset?")
+        return found
 
     def now(self) -> float:
         """Read the clock; the devices' time goes on with it."""

@@ -11,6 +11,7 @@ from device.link_tap import OTHER_STREAM, Seen, Tap, second_stream
 from teeio.pcie.capabilities.aer import AerCapability, Uncorrectable
 from teeio.pcie.tlp import CompletionStatus, Tlp, TlpType, config_read, config_write, memory_read, memory_write
 from teeio.pcie.tlp_headers import Common, CompletionHeader, MemoryHeader
+from teeio.tdisp.interface import InterfacePolicy
 from teeio.tdisp.messages import InterfaceState, LockFlags
 from teeio.tdisp.states import Event
 from teeio.tdisp.tlp_rules import COMPLETER_TABLE, Access, Handling, Target
@@ -148,6 +149,18 @@ def test_reads_and_writes_are_handled_as_the_table_says(
         if place.inside:
             assert place.inside(bench.tdi) == (data if handled and data else before)
     assert bench.tdi.state is state
+
+
+@states()
+@arrivals()
+def test_a_policy_can_hold_trusted_requests_to_run_everywhere(
+    make_rig: Callable[..., Any], arrival: Arrival, state: InterfaceState
+) -> None:
+    """The sources do not agree on non-TEE ranges; the strict reading takes T=1 in RUN only."""
+    bench = Bench(lambda: make_rig(policy=InterfacePolicy(non_tee_ignores_state=False)), state)
+    read = memory_read(bench.root, 7, bench.address(PLACES["telemetry"]), 4)
+    handled = state is RUN or not arrival.t_bit
+    assert bench.status(read, arrival) is (CompletionStatus.SC if handled else CompletionStatus.UR)
 
 
 def _with_operands(kind: TlpType, requester_id: int, address: int, operands: int) -> Tlp:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from device.link_tap import Tap
 from teeio.errors import Misuse
 from teeio.pcie.address import Bdf
 from teeio.pcie.capabilities.ats import AtsCapability
@@ -18,6 +19,7 @@ from teeio.pcie.ide import Direction, KeySet
 from teeio.pcie.ide_port import ProgramResult
 from teeio.pcie.seams import Reply, ResetKind
 from teeio.pcie.tlp import CompletionStatus, SubStream
+from teeio.pcie.translation import Translation
 from teeio.spdm.state import Connection, Session
 from teeio.tdisp.messages import InterfaceState, LockFlags
 from teeio.tdisp.states import Event
@@ -223,7 +225,7 @@ def test_an_emulator_takes_the_place_of_link_and_host(rig: Any) -> None:
 
 
 def test_trusted_requests_use_bound_streams_only(make_rig: Callable[..., Any]) -> None:
-    """A second stream that would serve the address is used only once it is bound as a peer-to-peer stream."""
+    """A second stream that would serve the address is used only once it is bound as a peer-to-peer stream, by translated addresses."""
     rig, peer, window = make_rig(vfs=0).protect(), 9, 0x50_0000
     streams, block, port = rig.device.streams, rig.device.streams.streams[1], rig.device.port.ide
     limit, base = block.rid
@@ -239,25 +241,25 @@ def test_trusted_requests_use_bound_streams_only(make_rig: Callable[..., Any]) -
             assert port.set_go(peer, KeySet.K0, direction, sub_stream)
     streams.write(block.control.offset, 4, block.control.put(0, stream_id=peer, enable=1))
     assert port.is_secure(peer)
-    outside = rig.device.dma = rig.device.interrupts = Outside()
     ats = rig.pf.function.space.need(AtsCapability)
     ats.set(ats.CONTROL, enable=1)
     rig.pf.function.msix.set(rig.pf.function.msix.CONTROL, enable=1)
     rig.pf.function.msix.table.write(0, 16, window)
     tdi = rig.bring(rig.pf, RUN, LockFlags.BIND_P2P | LockFlags.LOCK_MSIX)
-    bus = rig.device._buses[tdi.function]
+    tdi.function.translations.keep(0x7000, Translation(read=1, write=1, page=window // 4096))
+    bus, tap = rig.device.bus_of(rig.address(tdi)), Tap(rig.link)
 
     def streams_used() -> list[int | None]:
-        outside.asked.clear()
-        outside.signals.clear()
-        bus.read(0x1000, 4)
-        bus.read(window, 4)
+        tap.frames.clear()
+        bus.write(0x1000, b"word")
+        bus.write(window, b"word")
+        bus.write(0x7000, b"word")
         bus.interrupt(0)
-        return [stream for _, _, stream in outside.asked] + [stream for *_, stream in outside.signals]
+        return [one.stream_id for one in tap.up()]
 
-    assert streams_used() == [STREAM, STREAM, STREAM]
+    assert streams_used() == [STREAM] * 4
     tdi.interface.bind_p2p_stream(SESSION, peer)
-    # An interrupt has no translated address, so it stays on the default stream.
-    assert streams_used() == [STREAM, peer, STREAM]
+    # Only the translated address names the peer; an interrupt has none.
+    assert streams_used() == [STREAM, STREAM, peer, STREAM]
     tdi.interface.unbind_p2p_stream(SESSION, peer)
-    assert streams_used() == [STREAM, STREAM, STREAM]
+    assert streams_used() == [STREAM] * 4

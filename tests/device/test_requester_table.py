@@ -18,7 +18,6 @@ from teeio.tdisp.tlp_rules import REQUESTER_TABLE, RequesterTlp, Sending
 
 UNLOCKED, LOCKED, RUN, ERROR = InterfaceState
 STREAM, TARGET, VECTOR = 5, 0x3000, 1
-TYPES_OF_WRITES = (TlpType.MWR,)
 
 
 class Attempt(NamedTuple):

@@ -284,3 +284,12 @@ def test_page_requests_show_in_the_report_and_are_locked(make_rig: Callable[...,
     pages = rig.pf.function.space.need(PageRequestCapability)
     rig.fabric.config_write(rig.address(rig.pf), pages.base + PageRequestCapability.ALLOCATION.offset, 4, 1)
     assert tdi.state is ERROR
+
+
+def test_a_page_request_that_was_not_sent_is_not_outstanding(make_rig: Callable[..., Any]) -> None:
+    rig, tdi, side = translating(make_rig, UNLOCKED)
+    rig.device.port.ide.make_insecure(STREAM)
+    for _ in range(4):
+        with pytest.raises(DmaError, match="not answered"):
+            side.request_page(TARGET)
+    assert tdi.state is UNLOCKED

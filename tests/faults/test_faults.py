@@ -78,6 +78,11 @@ def test_a_tvm_that_does_not_boot_leaves_nothing(passed: list[Point], call: str)
     assert (played.ending, played.returned, played.problems) == (Ending.UNDONE, Returned.AT_ONCE, [])
 
 
+def test_a_tvm_whose_device_is_reset_while_it_boots_leaves_nothing(passed: list[Point]) -> None:
+    played = play(FAULTS["reset"], _at(passed, "reset", "launch", "TDH.MNG.CREATE", Moment.BEFORE))
+    assert (played.ending, played.returned, played.problems) == (Ending.LOST, Returned.AT_ONCE, [])
+
+
 @pytest.mark.parametrize(
     ("step", "call"),
     [("lock", "TDH.DEVIF.RESPONSE, with an answer"), ("accept", "TDG.DMAR.ACCEPT"), ("launch", "TDG.MEM.PAGE.ACCEPT")],

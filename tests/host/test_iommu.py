@@ -23,7 +23,8 @@ from teeio.host.iommu import (
     Segment,
 )
 from teeio.host.memory import SHARED, TSM, PhysicalMemory
-from teeio.host.secure_ept import MmioMetadata, SecureEpt, SharedEpt
+from teeio.host.mmio_metadata import MmioMetadata
+from teeio.host.secure_ept import SecureEpt, SharedEpt
 from teeio.observe import Event, Refused
 from teeio.pcie.address import AddressRange
 

@@ -16,7 +16,8 @@ from teeio.crypto.entropy import SeededEntropy
 from teeio.errors import Reject
 from teeio.host.iommu import Domain, Fault, Iommu
 from teeio.host.memory import FREE, SHARED, TSM, MemoryPoisoned, PhysicalMemory
-from teeio.host.secure_ept import TRANSLATES, MmioMetadata, SecureEpt, SharedEpt
+from teeio.host.mmio_metadata import MmioMetadata
+from teeio.host.secure_ept import TRANSLATES, SecureEpt, SharedEpt
 from teeio.pcie.address import AddressRange
 
 PAGES = 5

@@ -7,9 +7,10 @@ from teeio.abi.operands import GPA_SHARED_BIT, PAGE_SIZE, PageLevel
 from teeio.crypto.entropy import SeededEntropy
 from teeio.errors import AuthenticationFailed, Misuse
 from teeio.host.memory import PhysicalMemory
+from teeio.host.mmio_metadata import MmioMetadata
 from teeio.host.processor import MAX_ACCESS, TvmProcessor
 from teeio.host.root_complex import RootComplex
-from teeio.host.secure_ept import MmioMetadata, SecureEpt, SharedEpt
+from teeio.host.secure_ept import SecureEpt, SharedEpt
 
 BAR = 1 << 40
 K4 = PageLevel.PAGE_4K

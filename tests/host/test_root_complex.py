@@ -7,8 +7,9 @@ from teeio.crypto.entropy import SeededEntropy
 from teeio.errors import Misuse
 from teeio.host.iommu import Domain, Iommu
 from teeio.host.memory import PhysicalMemory
+from teeio.host.mmio_metadata import MmioMetadata
 from teeio.host.root_complex import INTERRUPTS, RESERVED, Interrupt, RootComplex
-from teeio.host.secure_ept import MmioMetadata, SecureEpt, SharedEpt
+from teeio.host.secure_ept import SecureEpt, SharedEpt
 from teeio.ide_km.messages import Direction, KeySet, key_slots
 from teeio.observe import Event, Refused
 from teeio.pcie.address import AddressRange, Bdf

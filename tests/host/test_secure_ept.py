@@ -10,11 +10,11 @@ from teeio.abi.statuses import Status
 from teeio.crypto.entropy import SeededEntropy
 from teeio.errors import Misuse, Reject
 from teeio.host.memory import SHARED, PhysicalMemory
+from teeio.host.mmio_metadata import MmioMetadata
 from teeio.host.secure_ept import (
     NEEDS_TRACKING,
     TRANSITIONS,
     TRANSLATES,
-    MmioMetadata,
     SecureEpt,
     SeptMove,
     SeptState,

@@ -178,3 +178,9 @@ def test_no_mutated_traffic_makes_a_port_raise(data: st.DataObject) -> None:
     bench.fabric.config_read(PF, 0, 4)
     bench.port.dma_write(PF.requester_id, 0x10, bytes(20), False)
     bench.port.dma_read(PF.requester_id, 0x10, 20, False)
+
+
+def test_a_fail_for_somebody_else_is_not_ours(bench: Bench) -> None:
+    bench.secure()
+    bench.link.inject(ide_fail(PF.requester_id, 0x0777, STREAM).encode(), Way.UP)
+    assert bench.state() == (True, True)

@@ -250,3 +250,14 @@ def test_no_bytes_make_the_switch_raise(bench: SwitchBench, frames: list[bytes])
         assert isinstance(port, SwitchPort)
         for frame in frames:
             bench.switch.arrived(port, frame)
+
+
+def test_configuration_requests_are_of_type_0_on_the_bus_of_their_target(bench: SwitchBench) -> None:
+    above: list[int] = []
+    below: list[int] = []
+    bench.uplink.tamper = lambda frame, way: above.append(frame[0]) or frame if way is Way.DOWN else frame
+    bench.link.tamper = lambda frame, way: below.append(frame[0]) or frame if way is Way.DOWN else frame
+    bench.fabric.config_read(DEVICE, 0, 4)
+    bench.fabric.config_write(DEVICE, 4, 2, 6)
+    bench.fabric.config_read(Bdf.of(0x308), 0, 4)
+    assert (above, below) == ([0x05, 0x45, 0x05], [0x04, 0x44, 0x04])

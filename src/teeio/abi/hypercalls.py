@@ -69,7 +69,7 @@ class TdcmCheckTeeioSupp:
     requester_id: int
 
 
-@call(HYPERCALL, "TDCM.BIND", 2, refusals=_TDCM_FAILURES, timed=True)
+@call(HYPERCALL, "TDCM.BIND", 2, refusals=[*_TDCM_FAILURES, HypercallError.IDE_KM], timed=True)
 class TdcmBind:
     """Ask to bind and lock the interface."""
 
@@ -127,7 +127,7 @@ class TdcmGetTdiState:
     function_id: FunctionId
 
 
-@call(HYPERCALL, "TDCM.UNBIND", 7, refusals=_TDCM_FAILURES, timed=True)
+@call(HYPERCALL, "TDCM.UNBIND", 7, refusals=[HypercallError.MODULE], timed=True)
 class TdcmUnbind:
     """Ask to stop the interface and to take its DMA and MMIO mappings away."""
 

@@ -106,6 +106,8 @@ def _show(console: Console, played: Sequence[Played], *, whole: bool) -> None:
         console.print(_by_step(played))
         console.print("")
         console.print(_returns(played))
+        good = sum(one.as_it_must_be for one in played)
+        console.print(f"\n[bold]{good} of {len(played)} as they must be[/]")
     for one in played:
         for problem in one.problems:
             console.print(f"[bold red]✗[/] {one.fault} {escape(str(one.strike))}: {escape(problem)}", soft_wrap=True)
@@ -165,7 +167,4 @@ def _returns(played: Sequence[Played]) -> Table:
         if counted:
             numbers = (str(counted[one]) if counted[one] else "" for one in Returned)
             table.add_row(LETTERS[ending.name], f"[bold]{ending.value}[/]", *numbers)
-    good = sum(one.as_it_must_be for one in played)
-    table.add_section()
-    table.add_row("", f"[bold]{good} of {len(played)} as they must be[/]")
     return table

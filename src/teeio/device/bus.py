@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from teeio.device.gate import Gate
+from teeio.device.gate import Gate, Way
 from teeio.device.models.model import DmaError
 from teeio.device.tdi import Tdi
 from teeio.device.translating import Translating
@@ -55,8 +55,9 @@ class FunctionBus:
         _check_span(address, size)
         data = bytearray()
         for at, part in pieces(address, size, self._tdi.function.shared_control.max_read_request):
-            dma, where = self._target(at, write=False)
-            t_bit, stream_id = self._gate.permit(RequesterTlp.MEMORY, "a memory read", (where, part))
+            found = self.translating.cache.find(at, write=False)
+            t_bit, stream_id = self._permit(found, part, "a memory read")
+            dma, where = self._target(at, found)
             state = self._tdi.state
             reply = dma.dma_read(self._function().requester_id, where, part, t_bit, stream_id)
             if self._tdi.state is not state or (t_bit and not completion_accepted(state)):
@@ -69,16 +70,19 @@ class FunctionBus:
         """Write memory. Raises `DmaError` if the request could not go out."""
         _check_span(address, len(data))
         for at, part in pieces(address, len(data), self._tdi.function.shared_control.max_payload):
-            dma, where = self._target(at, write=True)
-            t_bit, stream_id = self._gate.permit(RequesterTlp.MEMORY, "a memory write", (where, part))
+            found = self.translating.cache.find(at, write=True)
+            t_bit, stream_id = self._permit(found, part, "a memory write")
+            dma, where = self._target(at, found)
             piece = data[at - address : at - address + part]
             status = dma.dma_write(self._function().requester_id, where, piece, t_bit, stream_id)
             self._gate.judge(status, t_bit, f"the write of {part} bytes at {at:#x}")
 
-    def _target(self, address: int, *, write: bool) -> tuple[Dma, int]:
-        """Give the translated address where the function has one, and who takes requests for it."""
-        found = self.translating.cache.find(address, write=write)
-        return (self._dma(), address) if found is None else (self._port.translated, found)
+    def _permit(self, translated: int | None, size: int, what: str) -> Way:
+        return self._gate.permit(RequesterTlp.MEMORY, what, None if translated is None else (translated, size))
+
+    def _target(self, address: int, translated: int | None) -> tuple[Dma, int]:
+        """Give who takes the request, and the address to ask for: the translated one where there is one."""
+        return (self._dma(), address) if translated is None else (self._port.translated, translated)
 
     # -- interrupts
 

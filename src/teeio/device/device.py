@@ -15,6 +15,7 @@ from dataclasses import replace
 from teeio.attestation.device_mode import DebugMode
 from teeio.crypto.entropy import Entropy
 from teeio.device.bus import FunctionBus
+from teeio.device.completer import Completer
 from teeio.device.configuration import Configuration, build_functions, measurements_of, services_of
 from teeio.device.doe_connections import DoeConnections
 from teeio.device.dsm import Dsm, HostedTdisp
@@ -27,7 +28,7 @@ from teeio.errors import Misuse
 from teeio.ide_km.slots import KeyPort
 from teeio.observe import Observer, Refused, ignore
 from teeio.pcie.address import AddressRange, Bdf
-from teeio.pcie.capabilities.aer import AerCapability, Uncorrectable
+from teeio.pcie.capabilities.aer import AerCapability
 from teeio.pcie.capabilities.doe import DoeCapability
 from teeio.pcie.capabilities.express import ExpressCapability
 from teeio.pcie.capabilities.ide import IdeCapability
@@ -38,9 +39,8 @@ from teeio.pcie.link import Link
 from teeio.pcie.link_rules import CLOSED, LinkRules
 from teeio.pcie.ports import EndpointPort
 from teeio.pcie.registers import Register
-from teeio.pcie.seams import DONE, UNSUPPORTED, Dma, Interrupts, Reply, ResetKind
-from teeio.pcie.tlp import PAGE, CompletionStatus, MessageCode, Tlp, TlpType
-from teeio.pcie.transfer import serve_memory
+from teeio.pcie.seams import Dma, Interrupts, Reply, ResetKind
+from teeio.pcie.tlp import CompletionStatus, Tlp
 from teeio.spdm.device_state import Identity
 from teeio.spdm.messages import DmtfEvent
 from teeio.tdisp.interface import Interface
@@ -87,6 +87,14 @@ class Device:
         self.interrupts: Interrupts = self.port
         self.tdis = {function: self._make_tdi(function) for function in (*self.pfs, *self.vfs)}
         self._buses = {function: self._make_bus(function) for function in self.tdis}
+        self._completer = Completer(
+            self.functions,
+            self._at,
+            self.tdis,
+            self._buses,
+            aer=self.pfs[0].space.need(AerCapability),
+            observer=self.observer,
+        )
         self.measurements = measurements_of(configuration)
         self.dsm = self._make_dsm(entropy, self._identities(manufacturer, entropy, now))
         self.connections = DoeConnections(
@@ -268,39 +276,13 @@ class Device:
 
     def bar_read(self, function: Bdf, bar: int, offset: int, size: int, t_bit: bool, stream_id: int | None) -> Reply:
         """Read a BAR as the TDI's state allows, else Unsupported Request."""
-        found = self._admit(function, bar, offset, size, t_bit, stream_id)
-        return UNSUPPORTED if found is None else Reply(CompletionStatus.SC, found.read(bar, offset, size))
+        return self._completer.bar_read(function, bar, offset, size, t_bit, stream_id)
 
     def bar_write(
         self, function: Bdf, bar: int, offset: int, data: bytes, t_bit: bool, stream_id: int | None
     ) -> CompletionStatus:
         """Write a BAR as the TDI's state allows, else Unsupported Request."""
-        found = self._admit(function, bar, offset, len(data), t_bit, stream_id)
-        if found is None:
-            return CompletionStatus.UR
-        found.write(bar, offset, data)
-        self._release_interrupts(function)
-        return CompletionStatus.SC
-
-    def _admit(
-        self, function: Bdf, bar: int, offset: int, size: int, t_bit: bool, stream_id: int | None
-    ) -> Function | None:
-        """Find the function if the access lies in its BAR and its TDI handles it."""
-        found = self._at(function)
-        placed = found.placed().get(bar) if found else None
-        if found is None or placed is None or offset < 0 or not 0 <= size <= PAGE or offset + size > placed.size:
-            return None
-        tdi = self.tdis[found]
-        if not tdi.handles(bar, offset, size, t_bit, stream_id):
-            rule = f"T={int(t_bit)} on stream {stream_id} in {tdi.state.name} (PCIe Base 11.2.1)"
-            self.observer(Refused(str(function), f"an access to BAR {bar} at {offset:#x}", rule))
-            return None
-        return found
-
-    def _release_interrupts(self, function: Bdf) -> None:
-        found = self._at(function)
-        if found is not None:
-            self._buses[found].release_interrupts()
+        return self._completer.bar_write(function, bar, offset, data, t_bit, stream_id)
 
     def reset(self, kind: ResetKind, function: Bdf | None = None) -> None:
         """Reset the whole device, or one function."""
@@ -345,29 +327,7 @@ class Device:
 
     def receive(self, tlp: Tlp, t_bit: bool, stream_id: int | None) -> Reply:
         """Take a memory request or a message from the link."""
-        if tlp.type.is_message:
-            return self._message(tlp, t_bit, stream_id)
-        if tlp.type is TlpType.MWR and tlp.memory().common.poisoned:
-            return self._poisoned(tlp, t_bit, stream_id)
-        return serve_memory(self.functions, self, tlp, t_bit, stream_id)
-
-    def _message(self, tlp: Tlp, t_bit: bool, stream_id: int | None) -> Reply:
-        """Take what ATS has to say to a function; a Vendor_Defined Type 0 that means nothing here is unsupported (2.2.8.6)."""
-        header = tlp.message()
-        if header.code in (MessageCode.INVALIDATE_REQUEST, MessageCode.PRG_RESPONSE):
-            found = self._at(Bdf.of(int.from_bytes(header.body[:2], "big"), self.functions.first.segment))
-            return UNSUPPORTED if found is None else self._buses[found].translating.receive(tlp, t_bit, stream_id)
-        return UNSUPPORTED if header.code == MessageCode.VENDOR_DEFINED_0 else DONE
-
-    def _poisoned(self, tlp: Tlp, t_bit: bool, stream_id: int | None) -> Reply:
-        """Drop a poisoned write; one that a TDI would have taken cannot be recovered (11.4.6)."""
-        self.pfs[0].space.need(AerCapability).record(Uncorrectable.POISONED_TLP, tlp.header)
-        start, size = tlp.memory().span
-        hit = self.functions.decode(start, max(size, 1))
-        found = self._admit(hit.function, hit.bar, hit.offset, size, t_bit, stream_id) if hit else None
-        if found is not None:
-            self.tdis[found].interface.happen(Event.POISONED)
-        return DONE
+        return self._completer.receive(tlp, t_bit, stream_id)
 
     def _insecure(self, stream_id: int, cause: InsecureCause) -> None:
         for tdi in self.tdis.values():

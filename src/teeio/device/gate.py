@@ -39,8 +39,12 @@ class Gate:
         """The function's Requester ID now."""
         return self._function().requester_id
 
-    def permit(self, kind: RequesterTlp, what: str, span: tuple[int, int] = (0, 4)) -> Way:
-        """Say how a TLP goes out; `span` is address and size of a memory request. Raises `DmaError` if it may not."""
+    def permit(self, kind: RequesterTlp, what: str, translated: tuple[int, int] | None = None) -> Way:
+        """Say how a TLP goes out. Raises `DmaError` if it may not.
+
+        `translated` is address and size of a request by translated address: only these use peer-to-peer streams, all
+        others stay on the default stream (11.4.10).
+        """
         sending = self.tdi.sending(kind)
         if sending is Sending.FORBIDDEN:
             rule = f"not in {self.tdi.state.name} (PCIe Base 11.2.1)"
@@ -50,11 +54,11 @@ class Gate:
             raise DmaError(f"{what} needs Bus Master Enable", remedy="set it in the function's Command register")
         if sending is not Sending.TRUSTED:
             return Way(False, None)
-        chosen = self._chosen(*span) if kind is RequesterTlp.MEMORY else None
+        chosen = self._chosen(*translated) if translated else None
         return Way(True, self.tdi.stream_for(chosen))
 
     def _chosen(self, address: int, size: int) -> int | None:
-        """Give the stream that the associations choose for a memory request, if a peer-to-peer stream is bound."""
+        """Give the stream that the associations choose, if a peer-to-peer stream is bound."""
         if not self.tdi.interface.p2p_streams:
             return None
         return self.port.ide.select(memory_read(self.requester_id, 0, address, size), True)

@@ -197,8 +197,10 @@ class Tdi:
         self.function.drop_interrupts()
 
     def scrub(self) -> None:
-        """Erase the TVM's data."""
+        """Erase the TVM's data, with what it wrote to a locked MSI-X table."""
         self.function.model.scrub()
+        if self.msix_locked:
+            self.function.msix.table.reset()
         self._locked_at = {}
 
     # -- changes of what is locked
@@ -245,7 +247,11 @@ class Tdi:
             bound = stream_id is not None and stream_id in self.interface.bound_streams
             access = Access.TRUSTED_BOUND if bound else Access.TRUSTED_ELSEWHERE
         pages = range(offset // PAGE_SIZE, (offset + max(size, 1) - 1) // PAGE_SIZE + 1)
-        return all(completer_rule(self._target(bar, page), access, self.state) is Handling.HANDLE for page in pages)
+        lenient = self.interface.policy.non_tee_ignores_state
+        rules = (
+            completer_rule(self._target(bar, page), access, self.state, non_tee_ignores_state=lenient) for page in pages
+        )
+        return all(rule is Handling.HANDLE for rule in rules)
 
     def _target(self, bar: int, page: int) -> Target:
         """Say what kind of MMIO a page of a BAR is, by what was locked: a BAR that moved since keeps its kind."""

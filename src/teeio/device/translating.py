@@ -66,6 +66,7 @@ class Translating:
         state = self._gate.tdi.state
         sent = self._gate.port.post(page_request(self._gate.requester_id, body), t_bit, stream_id)
         if not sent or self._gate.tdi.state is not state:
+            self.cache.end_group(group)
             raise DmaError(f"{what} was not answered in {state.name}")
         return self.cache.answered(group)
 

@@ -72,6 +72,10 @@ class TranslationCache:
         self._answers.pop(group, None)
         return group
 
+    def end_group(self, group: int) -> None:
+        """Give up a group whose request was not sent."""
+        self._groups.pop(group, None)
+
     def answer(self, response: PageResponse, t_bit: bool) -> bool:
         """Take a PRG Response; False if its T is clear though the request's was set (PCIe Base 11.4.10)."""
         asked = self._groups.get(response.group)

@@ -87,6 +87,7 @@ def _devif(devif: Devif, locks: _Ranks) -> Hashable:
         (request.operation.name, request.bind_session_id == devif.bind_session_id) if request else None,
         (answer.operation.name, answer.bind_session_id == devif.bind_session_id) if answer else None,
         devif.failed,
+        devif.has_run,
         devif._nonce is not None,
     )
 

@@ -30,6 +30,9 @@ class Account:
     where: str
     count: Callable[[Platform], int]
 
+    def __str__(self) -> str:
+        return f"{self.what} ({self.where})"
+
 
 def _agents(platform: Platform) -> Iterator[Agent]:
     return (context.agent for context in platform.module.records.contexts.values())
@@ -57,6 +60,9 @@ def _pages(platform: Platform, *owners: int) -> int:
 
 
 _VMM, _TSM, _DEVICE = "VMM", "TSM", "device"
+
+IN_ERROR = Account("TDIs in ERROR", _DEVICE, lambda p: sum(one.state is InterfaceState.ERROR for one in _interfaces(p)))
+"""A TDI whose session is gone stays in ERROR, scrubbed, until the next owner says STOP over another session (PCIe Base 11.2)."""
 
 ACCOUNTS: tuple[Account, ...] = (
     Account("pages that the VMM uses or shares", "memory", lambda p: _pages(p, SHARED)),
@@ -96,11 +102,8 @@ ACCOUNTS: tuple[Account, ...] = (
     Account("IDE keys", _DEVICE, lambda p: sum(_keys(device.port.ide) for device in p.devices)),
     Account("SPDM sessions", _DEVICE, lambda p: sum(len(device.responder.sessions) for device in p.devices)),
     Account("nonces of locks", _DEVICE, lambda p: sum(one.holds_nonce for one in _interfaces(p))),
-    Account(
-        "TDIs not in CONFIG_UNLOCKED",
-        _DEVICE,
-        lambda p: sum(one.state is not InterfaceState.CONFIG_UNLOCKED for one in _interfaces(p)),
-    ),
+    Account("TDIs locked", _DEVICE, lambda p: sum(one.state.locked for one in _interfaces(p))),
+    IN_ERROR,
     Account("connections", _VMM, lambda p: len(p.vmm.pci_tsm.connections)),
     Account("bindings", _VMM, lambda p: sum(len(c.bindings) for c in p.vmm.pci_tsm.connections.values())),
     Account("trusted mappings", _VMM, lambda p: p.vmm.pci_tsm.mappings.in_use),
@@ -112,7 +115,7 @@ ACCOUNTS: tuple[Account, ...] = (
 
 def counts(platform: Platform) -> dict[str, int]:
     """Count everything, by what it is and where it is kept."""
-    return {f"{account.what} ({account.where})": account.count(platform) for account in ACCOUNTS}
+    return {str(account): account.count(platform) for account in ACCOUNTS}
 
 
 def left(found: Mapping[str, int]) -> dict[str, int]:

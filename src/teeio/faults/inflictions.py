@@ -140,10 +140,10 @@ def reset(scene: Scene) -> None:
 
 
 def removed(scene: Scene) -> None:
-    """Take the device away; what is plugged in again later has lost everything."""
+    """Take the device away; when it is plugged in again it has lost everything."""
     link = scene.platform.link
     link.fail()
-    scene.healing.callback(reset, scene)  # plugged in again it has lost everything
+    scene.healing.callback(reset, scene)
     scene.healing.callback(link.restore)
 
 

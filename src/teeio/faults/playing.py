@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from teeio.errors import TeeioError
-from teeio.faults.accounts import counts, left
+from teeio.faults.accounts import IN_ERROR, counts, left
 from teeio.faults.fault import Ending, Fault
 from teeio.faults.life import MARK, Broken, Life
 from teeio.faults.points import Point, Strike
@@ -71,7 +71,7 @@ def play(fault: Fault, strike: Strike) -> Played:
         _look(played, fault, scene, life)
         scene.step = ""
         played.returned = take_down(scene, life)
-        _expect_nothing_left(played, scene, "after everything was taken down")
+        _expect_nothing_left(played, scene, "after everything was taken down", at_last=False)
         _live_again(played, scene)
     except Exception as error:  # a fault must never bring out a mistake of the program
         played.problems.append(f"{type(error).__name__} in {scene.step or 'taking down'}: {error}")
@@ -94,29 +94,34 @@ def _live(played: Played, scene: Scene, life: Life) -> None:
 
 
 def _ending(scene: Scene, life: Life) -> Ending:
-    """Tell how a life stands whose step has failed."""
+    """Tell how a life stands of which a step has failed."""
     platform = scene.platform
-    scene.step = ""
+    agents = [context.agent for context in platform.module.records.contexts.values()]
+    if agents and (not platform.device.responder.sessions or any(agent.session is None for agent in agents)):
+        return Ending.LOST
+    if _broken(scene):
+        return Ending.ERROR
     if counts(platform) == life.began:
         return Ending.UNDONE
     if life.step in TAKING_DOWN:
         return Ending.UNFINISHED
     if life.step == "share" and life.trusted():
         return Ending.SET_ASIDE
-    agents = [context.agent for context in platform.module.records.contexts.values()]
-    if not agents or not platform.device.responder.sessions or any(agent.session is None for agent in agents):
+    if not agents:
         return Ending.LOST
-    if _given_back(scene):
-        return Ending.GIVEN_BACK
-    tdis = [tdi.state for tdi in platform.device.tdis.values()]
-    devifs = [devif.state for devif in platform.module.records.devifs.values()]
-    insecure = any(
+    return Ending.GIVEN_BACK if _given_back(scene) else Ending.HALF_DONE
+
+
+def _broken(scene: Scene) -> bool:
+    """Tell whether a TDI is in ERROR, as the device or the TSM has it, or a stream is not Secure at both ends."""
+    platform, records = scene.platform, scene.platform.module.records
+    states = [tdi.state for tdi in platform.device.tdis.values()] + [devif.state for devif in records.devifs.values()]
+    return InterfaceState.ERROR in states or any(
         stream.phase is not StreamPhase.READY
         or not stream.spdm.unit.is_secure(stream.stream_id)
         or not platform.device.port.ide.is_secure(stream.stream_id)
-        for stream in platform.module.records.streams()
+        for stream in records.streams()
     )
-    return Ending.ERROR if insecure or InterfaceState.ERROR in (*tdis, *devifs) else Ending.HALF_DONE
 
 
 def _given_back(scene: Scene) -> bool:
@@ -149,8 +154,10 @@ def _expect_secret_kept(played: Played, scene: Scene) -> None:
         played.problems.append("the VMM can read the secret in memory")
 
 
-def _expect_nothing_left(played: Played, scene: Scene, when: str) -> None:
+def _expect_nothing_left(played: Played, scene: Scene, when: str, *, at_last: bool) -> None:
     remaining = left(counts(scene.platform))
+    if played.returned is Returned.BY_NEXT_STOP and not at_last:
+        remaining.pop(str(IN_ERROR), None)
     if remaining:
         found = ", ".join(f"{count} {what}" for what, count in remaining.items())
         played.problems.append(f"{when}: {found}")
@@ -165,4 +172,4 @@ def _live_again(played: Played, scene: Scene) -> None:
     except (TeeioError, Broken) as error:
         played.problems.append(f"the next life does not work: {' '.join(str(error).split())}")
     scene.step = ""
-    _expect_nothing_left(played, scene, "after the next life")
+    _expect_nothing_left(played, scene, "after the next life", at_last=True)

@@ -21,6 +21,9 @@ REFUSING = frozenset(
 )
 """... after one that takes nothing away: no session is lost by it."""
 
+CARRIED = frozenset({Ending.WENT_ON, Ending.UNDONE, Ending.LOST})
+"""... after one on what the VMM carries: an exchange in a session that breaks off costs the session."""
+
 UNNOTICED = frozenset({Ending.WENT_ON})
 """... after one that everybody must put up with."""
 
@@ -31,8 +34,8 @@ ALL_SEAMS = frozenset(Seam)
 BETWEEN = frozenset({Seam.MESSAGE, Seam.CALL})
 
 
-def _message(name: str, what: str, inflict: Inflict, endings: frozenset[Ending] = FAILING) -> Fault:
-    return Fault(name, what, frozenset({Seam.MESSAGE}), INSTEAD, endings, lambda _: inflict)
+def _message(name: str, what: str, inflict: Inflict) -> Fault:
+    return Fault(name, what, frozenset({Seam.MESSAGE}), INSTEAD, CARRIED, lambda _: inflict)
 
 
 def _frame(name: str, what: str, inflict: Inflict) -> Fault:
@@ -62,12 +65,8 @@ def _event(
 
 
 def _by_tvm(point: Point) -> bool:
+    """Leave out SEAMCALLs: of these no result gets lost, as they return in the registers of the processor that makes them."""
     return CALLS[point.call].caller is Actor.TVM
-
-
-def _no_seamcall(point: Point) -> bool:
-    """Leave out SEAMCALLs: they return in the registers of the processor that makes them, so that no result gets lost."""
-    return CALLS[point.call].callee is Actor.VMM or _by_tvm(point)
 
 
 def _connecting(point: Point) -> bool:
@@ -122,7 +121,7 @@ FAULTS = _by_name(
         "a call of the TVM is carried out, and the TVM is told that it was refused",
         i.result_lost,
         FAILING,
-        _no_seamcall,
+        _by_tvm,
     ),
     _call("wait", "a hypercall says WAIT once", i.waits, UNNOTICED, _may_wait),
     _frame("frame-lost", "a TLP does not arrive", i.lost),

@@ -6,7 +6,7 @@ from contextlib import suppress
 from enum import Enum
 
 from teeio.errors import TeeioError
-from teeio.faults.accounts import counts, left
+from teeio.faults.accounts import IN_ERROR, counts, left
 from teeio.faults.life import Life
 from teeio.faults.scene import HEARTBEAT, Scene
 from teeio.guest.accept import Phase
@@ -14,19 +14,23 @@ from teeio.pcie.seams import ResetKind
 
 
 class Returned(Enum):
-    """What it took until everything was back: the heartbeat is that of a session which the device alone still has."""
+    """What it took until everything was back.
+
+    The heartbeat is that of a session which the device alone still has; the next STOP is the next owner's, which finds the
+    TDI in ERROR.
+    """
 
     AT_ONCE = "at once"
     AGAIN = "at the second try"
     AFTER_LAPSE = "after a heartbeat lapse"
+    BY_NEXT_STOP = "with the next STOP"
     AFTER_RESET = "after a device reset"
     NEVER = "never"
 
 
 def take_down(scene: Scene, life: Life) -> Returned:
-    """End what is left of a life; faults that last are healed first. Gives what it took."""
+    """End what is left of a life, at first while a fault that lasts still does. Gives what it took."""
     scene.late = None
-    scene.healing.close()
     for attempt in (Returned.AT_ONCE, Returned.AGAIN, Returned.AFTER_LAPSE, Returned.AFTER_RESET):
         if attempt is Returned.AFTER_LAPSE:
             scene.clock.skip(3 * HEARTBEAT)
@@ -34,9 +38,13 @@ def take_down(scene: Scene, life: Life) -> Returned:
             scene.platform.device.reset(ResetKind.CONVENTIONAL)
         _leave(scene, life)
         _end(scene)
+        scene.healing.close()
         scene.platform.vmm.bus.restore(scene.pf)
-        if not left(counts(scene.platform)):
+        remaining = set(left(counts(scene.platform)))
+        if not remaining:
             return attempt
+        if remaining == {str(IN_ERROR)}:
+            return Returned.BY_NEXT_STOP
     return Returned.NEVER
 
 
@@ -45,10 +53,10 @@ def _leave(scene: Scene, life: Life) -> None:
     if scene.halted:
         return
     now, interface = scene.now(), life.interface
-    for driver, dma in zip(filter(None, [life.driver]), filter(None, [life.dma]), strict=True):
+    if life.driver is not None and life.dma is not None:
         with suppress(TeeioError):
-            driver.remove(now)
-            dma.close(now)
+            life.driver.remove(now)
+            life.dma.close(now)
     if interface is not None and interface.phase is not Phase.UNLOCKED:
         with suppress(TeeioError):
             interface.release_driver()

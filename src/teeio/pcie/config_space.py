@@ -198,6 +198,9 @@ class BarHit:
 class VirtualFunctions(Protocol):
     """What a physical function's SR-IOV capability says of its VFs; see `capabilities/sriov.py`."""
 
+    stores: int
+    """As of any block of registers."""
+
     def offsets(self) -> range:
         """Give the routing ID distance from the PF to each VF that exists now."""
         ...
@@ -222,6 +225,7 @@ class Functions:
         self.first = first
         self.physical = dict(physical)
         self.virtual = dict(virtual or {})
+        self._decoded: tuple[object, list[tuple[Bdf, int, AddressRange]]] = None, []
 
     def present(self) -> dict[Bdf, ConfigSpace]:
         """List the functions that exist now."""
@@ -267,8 +271,16 @@ class Functions:
         function, bar, decoded = claims[0]
         return BarHit(function, bar, address - decoded.start)
 
-    def decoded(self) -> Iterator[tuple[Bdf, int, AddressRange]]:
+    def decoded(self) -> Sequence[tuple[Bdf, int, AddressRange]]:
         """List the memory that all BARs decode now, VF BARs included."""
+        stores = [space.header.stores for space in self.physical.values()]
+        virtual = [(capability.stores, capability.offsets()) for capability, _ in self.virtual.values()]
+        registers = self.first, stores, virtual
+        if self._decoded[0] != registers:
+            self._decoded = registers, list(self._decode_all())
+        return self._decoded[1]
+
+    def _decode_all(self) -> Iterator[tuple[Bdf, int, AddressRange]]:
         for number, space in self.physical.items():
             for bar, decoded in space.header.bar_ranges().items():
                 yield self._bdf(number), bar, decoded

@@ -43,6 +43,9 @@ class KeyedStreams:
 
     def _named(self, stream_id: int) -> BoundStream | None:
         """Find a stream by its ID; of several an enabled one, then one with a valid RID association."""
+        found = [bound for bound in self._bound if bound.stream.enabled and bound.id == stream_id]
+        if len(found) == 1:  # as with every TLP
+            return found[0]
         found = [bound for bound in self._bound if bound.id == stream_id]
         found.sort(key=lambda bound: (not bound.stream.enabled, bound.block.rid_range() is None))
         return found[0] if found else None

@@ -223,6 +223,8 @@ class Block:
         self.registers = tuple(
             sorted((*declared_registers(type(self)), *registers), key=lambda register: register.offset)
         )
+        self.stores = 0
+        """How often a register was stored: what is derived from the registers stays true while it stays the same."""
         self._bytes = bytearray(size)
         self._at: dict[int, list[Register]] = {}
         self._whole: dict[tuple[int, int], Register] = {}
@@ -256,6 +258,7 @@ class Block:
 
     def _store(self, register: Register, value: int) -> None:
         self._bytes[register.span] = value.to_bytes(register.size, "little")
+        self.stores += 1
 
     def watch(self, register: Register, callback: OnWrite) -> None:
         """Call back after every software write to `register`, whether its value changed or not."""

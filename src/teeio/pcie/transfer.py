@@ -200,6 +200,10 @@ class Requester:
         """Whether no tag is in quarantine."""
         return not self._retired
 
+    def pass_tag(self, requester_id: int) -> None:
+        """Use up the tag of a request that was served without a TLP, so that later ones have the tags they would have."""
+        self._last[requester_id] = (self._last.get(requester_id, TAGS - 1) + 1) % TAGS
+
     def _retire(self, key: tuple[int, int]) -> None:
         """Keep a tag out of use whose completion may still come."""
         if self._quarantines_tags:

@@ -55,10 +55,9 @@ class InterfaceState(IntEnum):
     RUN = 2
     ERROR = 3
 
-    @property
-    def locked(self) -> bool:
-        """Tell whether the configuration counts as locked: CONFIG_LOCKED and RUN."""
-        return self in (InterfaceState.CONFIG_LOCKED, InterfaceState.RUN)
+    def __init__(self, state: int) -> None:
+        self.locked = state in (1, 2)
+        """Whether the configuration counts as locked: CONFIG_LOCKED and RUN."""
 
 
 class ErrorCode(IntEnum):

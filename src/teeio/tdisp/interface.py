@@ -36,6 +36,7 @@ class InterfacePolicy:
 
     reset_to_unlocked: bool = True
     secure_stream_at_lock: bool = False
+    non_tee_ignores_state: bool = True
 
 
 class Interface:
@@ -53,7 +54,7 @@ class Interface:
         self.name = name
         self.backend = backend
         self.lock_flags = lock_flags
-        self._policy = policy or InterfacePolicy()
+        self.policy = policy or InterfacePolicy()
         self._observer = observer
         self._state = InterfaceState.CONFIG_UNLOCKED
         self._forget()
@@ -143,7 +144,7 @@ class Interface:
                 backend=self.backend,
                 report=physical,
                 stream=stream,
-                secure_stream_needed=self._policy.secure_stream_at_lock,
+                secure_stream_needed=self.policy.secure_stream_at_lock,
             )
         )
         nonce = draw_nonce(entropy)
@@ -222,7 +223,7 @@ class Interface:
 
     def happen(self, event: Event) -> None:
         """Move as the event table says; tell the device to fall silent on the way to ERROR."""
-        target = next_state(event, self._state, reset_to_unlocked=self._policy.reset_to_unlocked)
+        target = next_state(event, self._state, reset_to_unlocked=self.policy.reset_to_unlocked)
         if event is Event.CONVENTIONAL_RESET and target is InterfaceState.CONFIG_UNLOCKED:
             self._unlock(event.value)
         elif target is not self._state:

@@ -124,7 +124,9 @@ def in_another_size() -> Host:
     for level in (PageLevel.PAGE_4K, LARGE, LARGE):
         host.module.tdh_mmio_block(m.TdhMmioBlock(tdr=tdr, gpa=gpa, level=level))
     bar = guest.function.bars[LARGE_BAR].address
-    host.module.tdh_mmio_map(m.TdhMmioMap(tdr=tdr, gpa=0, mmio=bar))
+    other = host.vmm.kvm.create("other", PAGE_SIZE, {})
+    for owner in (tdr, other.tdr):
+        host.module.tdh_mmio_map(m.TdhMmioMap(tdr=owner, gpa=0, mmio=bar))
     unmap = m.TdhMmioUnmap(tdr=tdr, gpa=gpa, level=LARGE)
     host.module.tdh_mmio_unmap(unmap)
     answered(guest, DevifOperation.STOP)
@@ -132,6 +134,8 @@ def in_another_size() -> Host:
     for step in host.vmm.pci_tsm.mappings.remove_dma(host.connection.bindings[guest.function.address].mapped):
         step()
     host.module.tdh_devif_remove(d.TdhDevifRemove(function_id=guest.function_id))
+    block(host)
+    host.module.tdh_mmio_map(m.TdhMmioMap(tdr=tdr, gpa=1 << 40, mmio=bar))
     return host
 
 
@@ -144,9 +148,9 @@ def streams_on_their_way_out() -> Host:
     host.vmm.pci_tsm.refresh_keys(host.pf, NOW)
     create(guest, tdr)
     host.vmm.pci_tsm.bind(guest.function, tdr, NOW)
-    host.module.tdh_dmar_add(
-        m.TdhDmarAdd(iommu_id=0, function_id=guest.function_id, tdr=tdr, pages=(host.memory.vmm.allocate(),))
-    )
+    for page in (host.memory.vmm.allocate(), tdr):
+        call = m.TdhDmarAdd(iommu_id=0, function_id=guest.function_id, tdr=tdr, pages=(page,))
+        host.module.tdh_dmar_add(call)
     host.module.tdh_dmar_block(m.TdhDmarBlock(iommu_id=0, function_id=guest.function_id))
     host.module.tdh_dmar_remove(m.TdhDmarRemove(iommu_id=0, function_id=guest.function_id))
     host.port.ide.make_insecure(STREAM, InsecureCause.CHECK_FAILED)
@@ -227,7 +231,8 @@ def devices_that_disagree() -> Host:
 def a_narrow_device() -> Host:
     guest = Guest(Host(capabilities=DsmCapabilities(dev_addr_width=48)))
     guest.host.vmm.pci_tsm.bind(guest.function, guest.machine.tdr, NOW)
-    guest.ask(DevifOperation.REPORT, 0)
+    for operation in (DevifOperation.REPORT, DevifOperation.LOCK):
+        guest.ask(operation, 0)
     answered(guest, DevifOperation.LOCK)
     return guest.host
 
@@ -241,7 +246,8 @@ def pages_of_2_mib() -> Host:
     for level in (PageLevel.PAGE_4K, LARGE, LARGE):
         host.module.tdh_mem_range_block(m.TdhMemRangeBlock(tdr=tdr, gpa=0, level=level))
     host.module.tdh_mem_page_demote(demote)
-    host.module.tdh_mem_page_remove(m.TdhMemPageRemove(tdr=tdr, gpa=0, level=LARGE))
+    for level in PageLevel:
+        host.module.tdh_mem_page_remove(m.TdhMemPageRemove(tdr=tdr, gpa=0, level=level))
     return host
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from host.tdx.exchanges import bring_to, drive
 from host_machine import NOW, Guest, Host
 from teeio.abi import CallRefused
+from teeio.abi.operands import DevifOperation
 from teeio.pcie.link_rules import AS_PUBLISHED
 from teeio.tdisp.messages import InterfaceState
 
@@ -70,3 +72,17 @@ def test_as_published_nobody_asks() -> None:
     guest.unbind().require("unbind")
     guest.bring_up()
     assert keys(host) == ["K0"]
+
+
+def test_one_whose_start_was_never_answered_counts_as_one_that_ran() -> None:
+    host = Host()
+    guest = Guest(host)
+    bring_to(guest, InterfaceState.CONFIG_LOCKED)
+    devif = host.module.records.devif(guest.function_id)
+    assert not devif.has_run
+    devif.take_nonce()
+    drive(guest, DevifOperation.STOP)
+    guest.unbind().require("unbind")
+    assert guest.function_id in next(host.module.records.streams()).has_run
+    guest.bring_up()
+    assert keys(host) == ["K1"]

@@ -13,10 +13,13 @@ from teeio.abi import tdcalls as g
 from teeio.abi.operands import ECAM, GPA_SHARED_BIT, PAGE_SIZE, PageLevel
 from teeio.abi.statuses import HypercallError, TdcmStatus
 from teeio.errors import Misuse
+from teeio.host.iommu import FaultReason
 from teeio.host.memory import SHARED
 from teeio.host.root_complex import Interrupt
 from teeio.host.vmm.vfio import UnitKind
 from teeio.pcie.address import Bdf
+from teeio.pcie.capabilities.header import CommonHeader
+from teeio.tdisp.messages import InterfaceState
 
 PLACE = ECAM.start + (Bdf(0, 0, 1, 0).requester_id << 12)
 
@@ -264,3 +267,20 @@ def test_nothing_of_one_owner_reaches_the_next(host: Host) -> None:
 def test_releasing_what_is_not_claimed_is_a_mistake(host: Host) -> None:
     with pytest.raises(Misuse, match="is not claimed"):
         host.vmm.vfio.release(host.vmm.vfio.unit(UnitKind.VF, Bdf.of(0x108)))
+
+
+def test_bus_mastering_is_the_guests_and_costs_no_lock() -> None:
+    """The guest's Bus Master Enable opens and closes the IOMMU for T=0; the device's stays on, so that RUN stays RUN."""
+    guest = Guest(Host())
+    gpa, port = 4 * PAGE_SIZE, guest.host.port.host
+    guest.bring_up()
+    share = v.TdvmcallMapGpa(gpa=gpa, size=PAGE_SIZE, shared=True)
+    guest.vmm.tdvmcall_map_gpa(share, NOW).require("share")
+    assert port.dma_read(guest.function_id, gpa, 4, False).ok
+    guest.command(memory_space=1)
+    assert not port.dma_read(guest.function_id, gpa, 4, False).ok
+    assert guest.host.iommu.faults[-1].reason is FaultReason.NO_DOMAIN
+    assert guest.function.config.get(CommonHeader.COMMAND, "bus_master")
+    assert guest.tdi.state is InterfaceState.RUN
+    guest.command(memory_space=1, bus_master=1)
+    assert port.dma_read(guest.function_id, gpa, 4, False).ok

@@ -22,7 +22,9 @@ from teeio.crypto.certificates.validate import anchor_of
 from teeio.errors import DecodeError
 
 if TYPE_CHECKING:
+    from asn1crypto.crl import CertificateList
     from pyhanko_certvalidator.errors import RevokedError
+    from pyhanko_certvalidator.path import ValidationPath
 
 
 class Revocation(Enum):
@@ -87,7 +89,7 @@ def _last_of(anchor: bytes, below: Sequence[bytes], at_time: float, lists: Seque
             other_certs=list(path),
             moment=moment(at_time),
             allow_fetching=False,
-            crls=[parsed_list(one) for one in lists],
+            crls=_of_path(path, lists),
             revocation_mode="require",
             signature_validator=signature_validator(),
         )
@@ -97,6 +99,12 @@ def _last_of(anchor: bytes, below: Sequence[bytes], at_time: float, lists: Seque
     except (ValidationError, *PARSER_ERRORS) as error:
         return Revocation.UNKNOWN, f"no current revocation list covers {name}: {str(error) or type(error).__name__}"
     return Revocation.GOOD, ""
+
+
+def _of_path(path: ValidationPath, lists: Sequence[bytes]) -> list[CertificateList]:
+    """Choose the lists whose issuer is in the path: only from there does the validator take an issuer's key."""
+    subjects = {certificate.subject.hashable for certificate in path}
+    return [found for found in map(parsed_list, lists) if found.issuer.hashable in subjects]
 
 
 def _revoked(name: str, error: RevokedError) -> str:

@@ -135,11 +135,11 @@ class Devif:
         nonce, self._nonce = self._nonce, None
         if nonce is None:
             raise Reject(Status.DEVIF_TDISP_INVALID_STATE, "the lock's nonce was used: STOP and LOCK again")
+        self.has_run = True  # it may run from now on, whether or not the device's answer comes
         return nonce
 
     def started(self) -> None:
         """Know that the interface runs."""
-        self.has_run = True
         self._enter(InterfaceState.RUN, "START_INTERFACE_RESPONSE")
 
     def reported(self, data: bytes, report: DeviceInterfaceReport) -> None:

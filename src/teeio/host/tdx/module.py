@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 from teeio.abi import Processor, TvmToTsm, VmmToTsm
 from teeio.crypto.entropy import Entropy
 from teeio.host.memory import PhysicalMemory
+from teeio.host.mmio_metadata import MmioMetadata
 from teeio.host.processor import TvmProcessor
 from teeio.host.root_complex import RootComplex
-from teeio.host.secure_ept import MmioMetadata, SharedEpt
+from teeio.host.secure_ept import SharedEpt
 from teeio.host.tdx.dma_mmio_calls import DmaMmioCalls
 from teeio.host.tdx.guest_calls import GuestCalls
 from teeio.host.tdx.interface_calls import InterfaceCalls

@@ -18,7 +18,8 @@ from teeio.errors import Reject
 from teeio.host.iommu import DmarState, Iommu, TrustedTables
 from teeio.host.key_unit import KeyUnit
 from teeio.host.memory import TSM, PhysicalMemory
-from teeio.host.secure_ept import Leaf, MmioMetadata, SecureEpt, SeptState, SharedEpt
+from teeio.host.mmio_metadata import MmioMetadata
+from teeio.host.secure_ept import Leaf, SecureEpt, SeptState, SharedEpt
 from teeio.host.tdx.tpa import Agent
 from teeio.ide_km.messages import KeySet
 from teeio.observe import Observer, StateChanged, ignore

@@ -1,8 +1,9 @@
 """A function as a TVM sees it: emulated header and MSI-X table, everything else passed on (as VFIO and QEMU do it).
 
-Emulated are the BARs (guest addresses), the Command register (so that a guest cannot move its own locked interface to
-ERROR by clearing Bus Master Enable), the IDs of a VF, and the MSI-X table: the guest's messages stay here, the device
-is given the host's. Device Control, SR-IOV, DOE and IDE are the host's; writes to them are dropped.
+Emulated are the BARs (guest addresses), the Command register, the IDs of a VF, and the MSI-X table: the guest's messages
+stay here, the device is given the host's. Bus Master Enable of the device stays set, so that a guest cannot move its own
+locked interface to ERROR by clearing it; the guest's opens and closes the IOMMU. Device Control, SR-IOV, DOE and IDE are
+the host's; writes to them are dropped.
 """
 
 from __future__ import annotations
@@ -33,12 +34,22 @@ def guest_shift(bar: HostBar) -> int:
 
 
 class GuestFunction:
-    """One function in a guest's PCI tree, at `address` there; `deliver` gets the vectors that the guest chose."""
+    """One function in a guest's PCI tree, at `address` there.
 
-    def __init__(self, function: PciFunction, address: Bdf, deliver: Callable[[int], None]) -> None:
+    `deliver` gets the vectors that the guest chose, `on_bus_master` the guest's Bus Master Enable when it changes.
+    """
+
+    def __init__(
+        self,
+        function: PciFunction,
+        address: Bdf,
+        deliver: Callable[[int], None],
+        on_bus_master: Callable[[bool], None],
+    ) -> None:
         self.function = function
         self.address = address
         self._deliver = deliver
+        self._on_bus_master = on_bus_master
         self._header = self._make_header()
         self._msix = function.capabilities.get(MsixCapability.ID)
         self._table = MsixTable(self._msix_field("table_size") + 1 if self._msix is not None else 0)
@@ -70,7 +81,10 @@ class GuestFunction:
         if size not in (1, 2, 4) or offset % size or not 0 <= offset < SPACE_SIZE:
             return
         if offset < FIRST_CAPABILITY:
+            before = self._header.bus_master
             self._header.write(offset, size, value)
+            if self._header.bus_master is not before:
+                self._on_bus_master(self._header.bus_master)
         elif self._msix is not None and self._msix <= offset < min(self._msix + 12, FIRST_EXTENDED):
             self.function.config.write(offset, size, value)
 

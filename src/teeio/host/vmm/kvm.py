@@ -277,8 +277,16 @@ class Kvm:
         place = next((Bdf(0, 0, n, 0) for n in _PLACES if Bdf(0, 0, n, 0) not in machine.functions), None)
         if place is None:
             raise Misuse(f"{machine.name} has no place for another function")
-        guest_function = GuestFunction(unit.function, place, machine.interrupt)
-        self._vfio.claim(unit, machine.domain)
+
+        def bus_master(on: bool) -> None:
+            """Let the guest's Bus Master Enable rule T=0 DMA; the trusted entry of T=1 is not the VMM's to open again."""
+            if on:
+                self._vfio.open(unit, machine.domain)
+            else:
+                self._vfio.close(unit)
+
+        guest_function = GuestFunction(unit.function, place, machine.interrupt, bus_master)
+        self._vfio.claim(unit)
         machine.functions[place] = guest_function
         machine.units[place] = unit
         for bar in unit.function.bars.values():

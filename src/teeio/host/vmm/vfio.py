@@ -1,7 +1,7 @@
 """Assignment: which unit a guest gets - a whole device, a function, a PF, a VF - and taking it back clean (Linux VFIO).
 
-A claimed function may do DMA: T=0 into the legacy domain of its owner. Before it is claimed and after it is released
-it may not, and it is reset in between, so that nothing of one owner reaches the next.
+A claimed function may do DMA once its owner wants it: T=0 into the owner's legacy domain. Before it is claimed and after
+it is released it may not, and it is reset in between, so that nothing of one owner reaches the next.
 """
 
 from __future__ import annotations
@@ -78,10 +78,11 @@ class Vfio:
         """Give the claimed unit that a function belongs to."""
         return self._claims.get(function.address)
 
-    def claim(self, unit: Unit, domain: Domain) -> None:
-        """Claim all functions of a unit and let them do T=0 DMA into `domain`. Raises `Misuse` if one is taken.
+    def claim(self, unit: Unit) -> None:
+        """Claim all functions of a unit. Raises `Misuse` if one is taken.
 
-        A PF rules its VFs, so it and they are not given to guests at the same time.
+        Their Bus Master Enable is on from here on, as a lock needs and freezes it; that their DMA reaches nothing yet is
+        the IOMMU's doing. A PF rules its VFs, so it and they are not given to guests at the same time.
         """
         for function in unit.functions:
             for other in (function, *_relatives(function)):
@@ -89,17 +90,26 @@ class Vfio:
                     raise Misuse(f"{unit} cannot be claimed: {other.address} belongs to {self._claims[other.address]}")
         for function in unit.functions:
             self._claims[function.address] = unit
-            self._tables(function).attach(function.function_id, domain)
             function.command(bus_master=1)
+
+    def open(self, unit: Unit, domain: Domain) -> None:
+        """Let the functions of a claimed unit do T=0 DMA into `domain`."""
+        for function in unit.functions:
+            self._tables(function).attach(function.function_id, domain)
+
+    def close(self, unit: Unit) -> None:
+        """Let them do no T=0 DMA any more."""
+        for function in unit.functions:
+            self._tables(function).detach(function.function_id)
 
     def release(self, unit: Unit) -> None:
         """Take a unit back, reset."""
         for function in unit.functions:
             if self._claims.get(function.address) is not unit:
                 raise Misuse(f"{unit} is not claimed")
+        self.close(unit)
         for function in unit.functions:
             function.command(bus_master=0)
-            self._tables(function).detach(function.function_id)
             self.reset(function)
             del self._claims[function.address]
 

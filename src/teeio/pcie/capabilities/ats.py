@@ -1,4 +1,4 @@
-"""The Address Translation Services extended capability (PCIe Base 10.5.1). Left out: Page Request, the cache itself."""
+"""The Address Translation Services extended capability (PCIe Base 10.5.1). The cache is the function's."""
 
 from __future__ import annotations
 

@@ -25,14 +25,17 @@ class MsixMessage:
 
 
 class MsixTable(Block):
-    """The vector table: 16 bytes a vector."""
+    """The vector table: 16 bytes a vector.
+
+    A locked table needs no tracking: nobody but the TVM reaches it, and the TVM may change it (PCIe Base 11.2.1).
+    """
 
     NAME = "MSI-X Table"
     ENTRY = (
-        Register(0x0, 4, "Message Address", (bits("address", 31, 2, Access.RW, "Bits 31:2", locked=_LOCKED),)),
-        Register(0x4, 4, "Message Upper Address", (bits("address", 31, 0, Access.RW, "Bits 63:32", locked=_LOCKED),)),
-        Register(0x8, 4, "Message Data", (bits("data", 31, 0, Access.RW, "Data written", locked=_LOCKED),)),
-        Register(0xC, 4, "Vector Control", (bit("mask", 0, Access.RW, "Send nothing", reset=1, locked=_LOCKED),)),
+        Register(0x0, 4, "Message Address", (bits("address", 31, 2, Access.RW, "Bits 31:2"),)),
+        Register(0x4, 4, "Message Upper Address", (bits("address", 31, 0, Access.RW, "Bits 63:32"),)),
+        Register(0x8, 4, "Message Data", (bits("data", 31, 0, Access.RW, "Data written"),)),
+        Register(0xC, 4, "Vector Control", (bit("mask", 0, Access.RW, "Send nothing", reset=1),)),
     )
 
     def __init__(self, vectors: int) -> None:
