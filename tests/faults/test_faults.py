@@ -50,8 +50,9 @@ def test_every_step_is_struck(chosen: dict[str, Strike]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
-def test_every_fault_at_every_point(passed: list[Point], name: str) -> None:
-    played = [play(fault, strike) for fault, strike in campaign([FAULTS[name]], passed)]
+def test_every_fault_at_every_eighth_point(passed: list[Point], name: str) -> None:
+    """All points are `teeio fault all`."""
+    played = [play(fault, strike) for fault, strike in list(campaign([FAULTS[name]], passed))[::8]]
     assert [(str(one.strike), one.problems) for one in played if one.problems] == []
 
 
