@@ -13,9 +13,10 @@ from teeio.host.secure_ept import SecureEpt, SharedEpt
 from teeio.ide_km.messages import Direction, KeySet, key_slots
 from teeio.observe import Event, Refused
 from teeio.pcie.address import AddressRange, Bdf
+from teeio.pcie.capabilities.aer import AerCapability, Uncorrectable
 from teeio.pcie.capabilities.ide import IdeCapability
 from teeio.pcie.seams import ABORTED, UNSUPPORTED
-from teeio.pcie.tlp import CompletionStatus
+from teeio.pcie.tlp import CompletionStatus, memory_write
 
 ROOT = Bdf(0, 0, 1, 0)
 RID = 0x0100
@@ -182,3 +183,19 @@ def test_a_stream_is_secure_with_all_keys_ready_and_enabled(bench: Bench) -> Non
     unit.disable(STREAM)
     assert not unit.is_secure(STREAM)
     assert not unit.set_go(STREAM, KeySet.K0, Direction.RX), "clearing Enable erased the keys"
+
+
+@pytest.mark.parametrize("address", [GPA, INTERRUPTS.start])
+def test_a_poisoned_write_of_a_device_changes_nothing(bench: Bench, address: int) -> None:
+    """Data that their sender calls bad become neither memory nor an interrupt (PCIe Base 2.7.2.2)."""
+    heard: list[Interrupt] = []
+    bench.root_complex.deliver_interrupts(heard.append)
+    bench.memory.vmm.write(bench.shared, b"good")
+    write = memory_write(RID, 0, address, b"bad!")
+    poisoned = write._replace(header=write.header[:2] + bytes([write.header[2] | 0x40]) + write.header[3:])
+    bench.port.receive_frame(poisoned.encode())
+    assert (bench.memory.vmm.read(bench.shared, 4), heard) == (b"good", [])
+    assert bench.port.config.need(AerCapability).recorded(Uncorrectable.POISONED_TLP)
+    bench.port.receive_frame(write.encode())
+    assert bench.memory.vmm.read(bench.shared, 4) == (b"bad!" if address == GPA else b"good")
+    assert len(heard) == int(address != GPA)

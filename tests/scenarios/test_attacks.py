@@ -12,6 +12,7 @@ def test_the_attack_ends_as_it_must_and_every_mutant_is_caught(name: str) -> Non
     assert ATTACKS[name].as_expected(played.outcome), played.outcome.seen
     for mutant in play_mutants(played, seed=3):
         assert mutant.caught, f"without {mutant.mutant.what}: {mutant.why}"
+        assert "the story broke off" not in mutant.why, f"without {mutant.mutant.what} nothing is seen: {mutant.why}"
 
 
 def test_a_mutant_is_gone_when_its_story_is_over() -> None:

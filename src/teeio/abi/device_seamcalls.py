@@ -195,7 +195,7 @@ class TdhIdeStreamDelete:
 class TdhDevifCreate:
     """Give the interface `function_id` of a connected device to a TVM, over a stream of that device.
 
-    If the interface has run for a TVM under the stream's keys, the stream needs new ones first (CVE-2025-9614).
+    If the interface had T=1 traffic under the stream's keys before, the stream needs new ones first (CVE-2025-9614).
     """
 
     tdr: int

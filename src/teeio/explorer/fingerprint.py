@@ -87,7 +87,7 @@ def _devif(devif: Devif, locks: _Ranks) -> Hashable:
         (request.operation.name, request.bind_session_id == devif.bind_session_id) if request else None,
         (answer.operation.name, answer.bind_session_id == devif.bind_session_id) if answer else None,
         devif.failed,
-        devif.has_run,
+        devif.had_traffic,
         devif._nonce is not None,
     )
 
@@ -109,7 +109,13 @@ def _link(world: World) -> Hashable:
     port = platform.root_complex.fabric.ports[0]
     sessions = [session.phase is SessionPhase.ESTABLISHED for session in platform.device.responder.sessions.values()]
     streams = [
-        (stream.phase.name, stream.key_set.name, stream.changing_over, tuple(sorted(stream.has_run)))
+        (
+            stream.phase.name,
+            stream.key_set.name,
+            stream.changing_over,
+            tuple(sorted(stream.had_traffic)),
+            tuple(sorted(stream.had_mmio.items())),
+        )
         for stream in platform.module.records.streams()
     ]
     agents = [context.agent.session is not None for context in platform.module.records.contexts.values()]

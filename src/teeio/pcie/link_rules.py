@@ -21,7 +21,7 @@ class LinkRules:
     """The tag of a request that timed out is not used again before the link has been down (CVE-2025-9613)."""
 
     rekeys_between_bindings: bool = True
-    """The TSM binds an interface that has run only after its stream got new keys (CVE-2025-9614)."""
+    """The TSM binds an interface that had T=1 traffic only after its stream got new keys (CVE-2025-9614)."""
 
 
 CLOSED = LinkRules()

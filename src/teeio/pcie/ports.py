@@ -13,6 +13,7 @@ from typing import Protocol, TypeAlias
 
 from teeio.observe import Observer, ignore
 from teeio.pcie.address import Bdf
+from teeio.pcie.capabilities.aer import Uncorrectable
 from teeio.pcie.capabilities.header import Type1Header
 from teeio.pcie.capabilities.msix import MsixMessage
 from teeio.pcie.config_space import ConfigSpace, all_ones
@@ -147,6 +148,10 @@ class RootPort(Port):
         self.header = config.need(Type1Header)
 
     def _serve(self, tlp: Tlp, t_bit: bool, stream_id: int | None) -> Reply:
+        if tlp.type is TlpType.MWR and tlp.memory().common.poisoned:
+            # Here bad data are dropped, where a host would mark the memory as bad (PCIe Base 2.7.2.2).
+            self._note(Uncorrectable.POISONED_TLP, tlp.type.label, tlp.header)
+            return DONE
         if concerns_translation(tlp):
             return serve_translation(self.agent, tlp, t_bit, stream_id)
         if tlp.type is TlpType.MRD:

@@ -1,6 +1,8 @@
-"""An interface that has run is bound again only after its stream got new keys (CVE-2025-9614)."""
+"""An interface that had trusted traffic is bound again only after its stream got new keys (CVE-2025-9614)."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +10,9 @@ from host.tdx.exchanges import bring_to, drive
 from host_machine import NOW, Guest, Host
 from teeio.abi import CallRefused
 from teeio.abi.operands import DevifOperation
+from teeio.pcie.capabilities.sriov import VF_BARS_AT, SriovCapability
+from teeio.pcie.ide_tlp import is_ide
+from teeio.pcie.link import Way
 from teeio.pcie.link_rules import AS_PUBLISHED
 from teeio.tdisp.messages import InterfaceState
 
@@ -45,7 +50,7 @@ def test_without_new_keys_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     host.check_declared()
 
 
-def test_one_that_never_ran_needs_none() -> None:
+def test_one_without_traffic_needs_none() -> None:
     host = Host()
     guest = Guest(host)
     guest.bind()
@@ -79,10 +84,69 @@ def test_one_whose_start_was_never_answered_counts_as_one_that_ran() -> None:
     guest = Guest(host)
     bring_to(guest, InterfaceState.CONFIG_LOCKED)
     devif = host.module.records.devif(guest.function_id)
-    assert not devif.has_run
+    assert not devif.had_traffic
     devif.take_nonce()
     drive(guest, DevifOperation.STOP)
     guest.unbind().require("unbind")
-    assert guest.function_id in next(host.module.records.streams()).has_run
+    assert guest.function_id in next(host.module.records.streams()).had_traffic
     guest.bring_up()
     assert keys(host) == ["K1"]
+
+
+def write_held(host: Host, guest: Guest) -> list[bytes]:
+    """Let a guest write its MMIO, and somebody on the link hold that."""
+    held: list[bytes] = []
+
+    def hold(frame: bytes, way: Way) -> bytes | None:
+        if way is Way.DOWN and is_ide(frame):
+            held.append(frame)
+            return None
+        return frame
+
+    host.link.tamper = hold
+    guest.processor.store(guest.bar(0) + 0x1000, b"planted!")
+    host.link.tamper = None
+    return held
+
+
+def test_a_write_of_a_tvm_that_never_started_reaches_no_later_one() -> None:
+    """T=1 goes down as soon as MMIO is accepted, before START: somebody on the link may hold it for the next TVM."""
+    host = Host()
+    one = Guest(host, "one")
+    lock = one.bind()
+    one.accept_mmio(lock, one.report(lock))
+    held = write_held(host, one)
+    assert held
+    host.vmm.kvm.destroy(one.machine, NOW)
+    two = Guest(host, "two")
+    two.bring_up()
+    assert two.tdi.state is InterfaceState.RUN
+    for frame in held:
+        host.link.inject(frame, Way.DOWN)
+    assert two.tdi.function.read(0, 0x1000, 8) == bytes(8)
+    assert keys(host) == ["K1"]
+
+
+def test_a_write_reaches_no_other_interface_that_the_vmm_moves_to_its_address() -> None:
+    host = Host()
+    one = Guest(host, "one", 1)
+    one.bring_up()
+    held = write_held(host, one)
+    assert held
+    host.vmm.kvm.destroy(one.machine, NOW)
+    vf, there = host.vfs[0], host.vfs[1].bars[0].address
+    at = host.pf.extended[SriovCapability.ID] + VF_BARS_AT
+    host.pf.config.write(at, 4, there & 0xFFFF_FFFF)
+    host.pf.config.write(at + 4, 4, there >> 32)
+    vf.bars[0] = replace(vf.bars[0], address=there)
+    two = Guest(host, "two", 0)
+    with pytest.raises(CallRefused, match="MMIO_INVALID_PAGE_METADATA"):
+        two.bring_up()
+    two.unbind().require("unbind")
+    host.vmm.pci_tsm.refresh_keys(host.pf, NOW)
+    two.bring_up()
+    assert two.tdi.state is InterfaceState.RUN
+    for frame in held:
+        host.link.inject(frame, Way.DOWN)
+    assert two.tdi.function.read(0, 0x1000, 8) == bytes(8)
+    host.check_declared()

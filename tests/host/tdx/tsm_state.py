@@ -42,7 +42,14 @@ def _context(context: SpdmContext) -> Any:
 
 
 def _stream(stream: IdeStream) -> Any:
-    return stream.phase, stream.key_set, stream.changing_over, stream.pages, frozenset(stream.has_run)
+    return (
+        stream.phase,
+        stream.key_set,
+        stream.changing_over,
+        stream.pages,
+        frozenset(stream.had_traffic),
+        frozenset(stream.had_mmio.items()),
+    )
 
 
 def _interface(devif: Devif) -> Any:

@@ -284,3 +284,18 @@ def test_bus_mastering_is_the_guests_and_costs_no_lock() -> None:
     assert guest.tdi.state is InterfaceState.RUN
     guest.command(memory_space=1, bus_master=1)
     assert port.dma_read(guest.function_id, gpa, 4, False).ok
+
+
+def test_without_bus_mastering_the_guest_gets_no_interrupts(guest: Guest) -> None:
+    """A message-signalled interrupt is a memory write, which Bus Master Enable rules (PCIe Base 7.5.1.1.3)."""
+    guest.command(memory_space=1, bus_master=1)
+    table = guest.bar(2)
+    for at, value in ((16, 0xFEE0_0000), (24, 0x77), (28, 0)):
+        mmio(guest, table + at, 4, value)
+    interrupt = Interrupt(guest.function_id, 0xFEE0_0000, 1)
+    guest.command(memory_space=1)
+    guest.host.vmm.kvm.interrupt(interrupt)
+    assert guest.vectors == []
+    guest.command(memory_space=1, bus_master=1)
+    guest.host.vmm.kvm.interrupt(interrupt)
+    assert guest.vectors == [0x77]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from teeio.abi import memory_seamcalls as m
-from teeio.abi.operands import PagesReturned
+from teeio.abi.operands import PAGE_SIZE, PagesReturned
 from teeio.abi.statuses import Status
 from teeio.errors import Reject
 from teeio.host.iommu import DmarState
@@ -133,6 +133,7 @@ class DmaMmioCalls(Answering):
                 Status.MMIO_INVALID_PAGE_METADATA,
                 f"MMIO at {call.mmio:#x} is not associated with the interface's IDE stream",
             )
+        devif.stream.check_pages_flushed(devif.function_id, call.mmio, call.level.size)
         tvm.sept.map_mmio(call.gpa, call.mmio, call.level)
 
     @answers
@@ -147,7 +148,10 @@ class DmaMmioCalls(Answering):
         devif = self._devif_at(tvm, call.gpa)
         if devif is not None:
             check_quiet(devif)
-        tvm.sept.unmap_mmio(call.gpa, call.level)
+        mmio = tvm.sept.unmap_mmio(call.gpa, call.level)
+        if devif is not None and devif.had_traffic and self.records.rules.rekeys_between_bindings:
+            pages = range(mmio, mmio + call.level.size, PAGE_SIZE)
+            devif.stream.had_mmio.update(dict.fromkeys(pages, devif.function_id))
 
     def _devif_at(self, tvm: Tvm, gpa: int) -> Devif | None:
         """Find the interface behind a private mapping; None if there is no mapping."""

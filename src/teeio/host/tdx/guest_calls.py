@@ -91,6 +91,7 @@ class GuestCalls(Answering):
         gpas = range(call.gpa, call.gpa + call.count * PAGE_SIZE, pages * PAGE_SIZE)
         for gpa in gpas:
             self._check_mapping(devif, gpa, first + gpa - call.gpa, call.level)
+        devif.had_traffic = True  # the TVM's T=1 requests go down from now on, though the interface does not run yet
         for gpa in gpas:
             self._tvm.sept.accept_mmio(gpa, call.level)
 

@@ -73,7 +73,8 @@ class Devif:
     request: Request | None = None
     answer: DevifAnswer | None = None
     failed: bool = False
-    has_run: bool = False
+    had_traffic: bool = False
+    """Whether T=1 may have gone either way: down once MMIO is accepted, up once the interface may run."""
     used_nonces: set[bytes] = field(default_factory=set)
     _nonce: bytes | None = field(default=None, repr=False)
 
@@ -135,7 +136,7 @@ class Devif:
         nonce, self._nonce = self._nonce, None
         if nonce is None:
             raise Reject(Status.DEVIF_TDISP_INVALID_STATE, "the lock's nonce was used: STOP and LOCK again")
-        self.has_run = True  # it may run from now on, whether or not the device's answer comes
+        self.had_traffic = True  # it may run from now on, whether or not the device's answer comes
         return nonce
 
     def started(self) -> None:

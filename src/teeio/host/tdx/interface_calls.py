@@ -64,8 +64,8 @@ class InterfaceCalls(SessionCalls):
         check_quiet(devif)
         check_unmapped(records, devif)
         del records.devifs[devif.function_id]
-        if devif.has_run and records.rules.rekeys_between_bindings:
-            devif.stream.has_run.add(devif.function_id)
+        if devif.had_traffic and records.rules.rekeys_between_bindings:
+            devif.stream.had_traffic.add(devif.function_id)
         if devif.operation_under_way is not None:
             records.abandon(devif.stream.spdm)
         return PagesReturned(records.give_back(devif.pages))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from teeio.abi.operands import FunctionId
+from teeio.abi.operands import PAGE_SIZE, FunctionId
 from teeio.abi.statuses import Status
 from teeio.crypto.entropy import Entropy
 from teeio.errors import Reject
@@ -84,8 +84,10 @@ class IdeStream:
     phase: StreamPhase = StreamPhase.CREATED
     key_set: KeySet = KeySet.K0
     changing_over: bool = False
-    has_run: set[int] = field(default_factory=set)
-    """Interfaces, by function id, that ran under the keys in use and have been taken from their TVMs since."""
+    had_traffic: set[int] = field(default_factory=set)
+    """Interfaces, by function id, that had T=1 traffic under the keys in use and were taken from their TVMs since."""
+    had_mmio: dict[int, int] = field(default_factory=dict)
+    """Pages of MMIO that T=1 requests went to under the keys in use, and the interface whose they were."""
 
     def changes_over(self) -> None:
         """Note that from now on the ends may use different key sets."""
@@ -103,15 +105,30 @@ class IdeStream:
         if self.phase is not StreamPhase.READY or not self.spdm.unit.is_secure(self.stream_id):
             raise Reject(Status.IDE_STREAM_NOT_READY, f"IDE stream {self.stream_id} is not Secure at the root port")
 
+    def renewed(self) -> None:
+        """Note that the keys are new: what went under the old ones cannot arrive any more."""
+        self.had_traffic.clear()
+        self.had_mmio.clear()
+
+    def check_pages_flushed(self, function_id: int, mmio: int, size: int) -> None:
+        """Refuse MMIO that was another interface's under the same keys: late writes would arrive. Raises `Reject`."""
+        pages = range(mmio, mmio + size, PAGE_SIZE) if self.had_mmio else ()
+        if any(self.had_mmio.get(page, function_id) != function_id for page in pages):
+            raise Reject(
+                Status.MMIO_INVALID_PAGE_METADATA,
+                f"MMIO at {mmio:#x} was another interface's under the keys of IDE stream {self.stream_id} "
+                "(CVE-2025-9614): TDH.IDE.STREAM.KM REFRESH first",
+            )
+
     def check_flushed(self, function_id: int) -> None:
         """Refuse an interface whose earlier user's Posted TLPs may still be on their way. Raises `Reject`.
 
         They arrived as the next user's if they arrived after it was bound; with the keys gone they are dropped.
         """
-        if function_id in self.has_run:
+        if function_id in self.had_traffic:
             raise Reject(
                 Status.IDE_STREAM_NEEDS_NEW_KEYS,
-                f"interface {function_id:#x} has run under the keys of IDE stream {self.stream_id} (CVE-2025-9614): "
+                f"interface {function_id:#x} had traffic under the keys of IDE stream {self.stream_id} (CVE-2025-9614): "
                 "TDH.IDE.STREAM.KM REFRESH first",
             )
 

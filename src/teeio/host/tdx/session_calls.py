@@ -239,12 +239,12 @@ class SessionCalls(Answering):
     def _km_done(self, stream: IdeStream, operation: KmOperation) -> None:
         if operation == KmOperation.SETUP:
             stream.key_set = KeySet.K0
-            stream.has_run.clear()
+            stream.renewed()
             stream.move(StreamPhase.READY, "keys in use")
         elif operation == KmOperation.REFRESH:
             stream.key_set = KeySet(1 - stream.key_set)
             stream.changing_over = False
-            stream.has_run.clear()
+            stream.renewed()
         else:
             self._stopped(stream)
 

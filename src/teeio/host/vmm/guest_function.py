@@ -2,8 +2,8 @@
 
 Emulated are the BARs (guest addresses), the Command register, the IDs of a VF, and the MSI-X table: the guest's messages
 stay here, the device is given the host's. Bus Master Enable of the device stays set, so that a guest cannot move its own
-locked interface to ERROR by clearing it; the guest's opens and closes the IOMMU. Device Control, SR-IOV, DOE and IDE are
-the host's; writes to them are dropped.
+locked interface to ERROR by clearing it; the guest's opens and closes the IOMMU, and lets interrupts through. Device Control,
+SR-IOV, DOE and IDE are the host's; writes to them are dropped.
 """
 
 from __future__ import annotations
@@ -126,8 +126,9 @@ class GuestFunction:
             self.function.config.bus.mmio_write(address + at, entry[at : at + 4])
 
     def interrupt(self, interrupt: Interrupt) -> None:
-        """Take an interrupt of the device to the guest's vector."""
-        if interrupt.data < self._table.vectors and not self._table.masked(interrupt.data):
+        """Take an interrupt of the device to the guest's vector; it is a memory write, so Bus Master Enable rules it."""
+        heard = self._header.bus_master and interrupt.data < self._table.vectors
+        if heard and not self._table.masked(interrupt.data):
             self._deliver(self._table.message(interrupt.data).data & 0xFF)
 
     def _msix_place(self) -> tuple[int, int]:

@@ -250,7 +250,7 @@ class PciTsm:
     def bind(self, function: PciFunction, tdr: int, now: float) -> Binding:
         """Give an interface to a TVM, with a trusted DMA entry that the TVM may accept. It is not locked by this.
 
-        If the TSM wants new keys first, as another binding of the interface has run under these, the stream gets them.
+        If the TSM wants new keys first, as another binding of the interface had traffic under these, the stream gets them.
 
         Binding it again to the same TVM changes nothing; to another one is refused.
         """

@@ -59,7 +59,8 @@ def _illegal_state(platform: Platform, journal: Journal) -> Outcome:
     nonce = rogue.lock()
     with stage.attack("VMM", "LOCK in CONFIG_LOCKED"):
         _illegal(stage, outcome, "LOCK", rogue.lock)
-    rogue.inside(flows.start_interface(function_id, nonce))
+    said = stage.refused(lambda: rogue.inside(flows.start_interface(function_id, nonce)))
+    outcome.see(f"START with the lock's nonce: {said or 'done'}", not said)
     with stage.attack("VMM", "LOCK and START in RUN"):
         _illegal(stage, outcome, "LOCK", rogue.lock)
         _illegal(stage, outcome, "START", lambda: rogue.inside(flows.start_interface(function_id, nonce)))
