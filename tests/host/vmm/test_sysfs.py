@@ -98,6 +98,7 @@ def test_writes_that_fail_say_why_by_errno(scene: Scene) -> None:
     assert scene.failing("tsm0", f"{scene.pf}/tsm/dsm") == errno.EACCES
     assert scene.failing("2", f"{scene.pf}/sriov_numvfs") == errno.EBUSY
     assert scene.failing("many", f"{scene.pf}/sriov_numvfs") == errno.EINVAL
+    assert scene.failing("9" * 5000, f"{scene.pf}/sriov_numvfs") == errno.ERANGE
     assert scene.failing("0", f"{scene.pf}/reset") == errno.EINVAL
     with pytest.raises(SysfsError) as raised:
         scene.tree.read(disconnect)

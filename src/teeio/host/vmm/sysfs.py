@@ -29,6 +29,9 @@ TSM = "tsm0"
 CLASS = f"/sys/class/tsm/{TSM}"
 DEVICES = "/sys/bus/pci/devices"
 
+MAX_DIGITS = 5
+"""Digits of the largest NumVFs."""
+
 
 class Scope(IntEnum):
     """How far a guest's request may reach (Linux pci-tsm.h); the core passes on the first two."""
@@ -168,6 +171,8 @@ class HostSysfs(Sysfs):
     def _set_vfs(self, function: PciFunction, text: str, now: float) -> None:
         if not text.isdecimal():
             raise SysfsError(errno.EINVAL, f"{text!r} is no number")
+        if len(text) > MAX_DIGITS:
+            raise SysfsError(errno.ERANGE, f"a number of {len(text)} digits, there are 16 bits")
         if function.vfs and int(text):
             raise SysfsError(errno.EBUSY, f"{len(function.vfs)} VFs are enabled: write 0 first")
         if any(self._vmm.vfio.owner(vf) is not None for vf in function.vfs):
