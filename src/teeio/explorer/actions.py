@@ -20,11 +20,11 @@ from teeio.guest.attest import exchange, read_interface
 from teeio.pcie.capabilities.sriov import VF_BARS_AT, SriovCapability
 from teeio.pcie.doe import DoeBinding
 from teeio.pcie.ide_tlp import PREFIX_TYPE
+from teeio.scenarios.stage import STREAM_ID
 from teeio.spdm.messages import Facts, GetVersion
 from teeio.tdisp.messages import DeviceInterfaceReport, LockFlags
 
 K4 = PageLevel.PAGE_4K
-STREAM_ID = 1
 
 
 @dataclass(frozen=True, slots=True)

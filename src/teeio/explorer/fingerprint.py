@@ -10,12 +10,12 @@ from collections.abc import Hashable
 from hashlib import sha256
 from typing import Any
 
+from teeio.abi.operands import PAGE_SIZE
 from teeio.explorer.world import Tenant, World
 from teeio.host.secure_ept import SecureEpt
 from teeio.host.tdx.interface import Devif
+from teeio.scenarios.stage import STREAM_ID
 from teeio.spdm.state import SessionPhase
-
-STREAM_ID = 1
 
 
 def fingerprint(world: World) -> bytes:
@@ -97,7 +97,7 @@ def _sept(sept: SecureEpt, world: World) -> Hashable:
     leaves = []
     for gpa, leaf in sept.leaves():
         tracked = leaf.blocked_in >= 0 and sept._is_tracked(leaf)
-        poisoned = memory.contains(leaf.hpa, 1) and leaf.hpa // 4096 in memory._poisoned
+        poisoned = memory.contains(leaf.hpa, 1) and leaf.hpa // PAGE_SIZE in memory._poisoned
         epoch = leaf.blocked_in >= 0 and sept.epoch > leaf.blocked_in
         leaves.append((gpa, leaf.hpa, leaf.state.name, tracked, epoch, poisoned))
     behind = sorted((name, epoch == sept.epoch) for name, epoch in sept._caches.items())

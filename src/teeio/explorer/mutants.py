@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from teeio.abi.operands import AUTHORITY, Actor, DevifOperation
-from teeio.crypto.aead import AeadKey
-from teeio.device.tdi import Tdi
-from teeio.errors import Misuse
+from teeio.abi.operands import AUTHORITY, PAGE_SIZE, Actor, DevifOperation
 from teeio.host.memory import PhysicalMemory
 from teeio.host.tdx import interface_calls
 from teeio.host.tdx.interface import Devif, Request
-from teeio.pcie.ide_key import FIRST_INVOCATION, KeySlot, initialization_vector
+from teeio.scenarios.mutants import NO_COUNTER, NO_STATE_RULES
 from teeio.scenarios.scenario import Mutant, Removed, nothing, without
 
 
@@ -27,14 +24,8 @@ class Removal:
 
 
 def _unscrubbed(self: PhysicalMemory, hpa: int, size: int, old: int, new: int) -> None:
-    first, end = hpa // 4096, (hpa + size) // 4096
+    first, end = hpa // PAGE_SIZE, (hpa + size) // PAGE_SIZE
     self._owners[first:end] = bytes([new]) * (end - first)
-
-
-def _standing(self: KeySlot) -> tuple[AeadKey, bytes]:
-    if self._key is None:
-        raise Misuse("the slot holds no key")
-    return self._key, initialization_vector(FIRST_INVOCATION)
 
 
 def _asked_under_any_lock(self: Devif, operation: DevifOperation) -> Request | None:
@@ -49,7 +40,7 @@ REMOVALS = MappingProxyType(
         for one in (
             Removal(
                 "state-rules",
-                without("the device's rules on T bit and state", Tdi, "handles", lambda *_: True),
+                NO_STATE_RULES,
                 "assigned",
                 1,
             ),
@@ -69,7 +60,7 @@ REMOVALS = MappingProxyType(
                 3,
             ),
             Removal("scrubbing", without("scrubbing of pages", PhysicalMemory, "_move", _unscrubbed), "page going", 1),
-            Removal("counters", without("the invocation counter in the IV", KeySlot, "_next", _standing), "running", 2),
+            Removal("counters", NO_COUNTER, "running", 2),
         )
     }
 )

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from teeio.abi.operands import PAGE_SIZE
 from teeio.errors import TeeioError
 from teeio.explorer.world import World
 from teeio.host.secure_ept import TRANSLATES, SeptState
+from teeio.scenarios.stage import STREAM_ID
 from teeio.tdisp.messages import InterfaceState
 from teeio.tdisp.tlp_rules import RequesterTlp, Sending
-
-STREAM_ID = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def _device_gives(world: World) -> str | None:
     """Look at the device's memory through T=0, which the VMM has."""
     for tenant in world.tenants:
         bar = tenant.vf.bars[0]
-        seen = world.platform.root_complex.vmm.mmio_read(bar.address + 2 * 4096, 8)
+        seen = world.platform.root_complex.vmm.mmio_read(bar.address + 2 * PAGE_SIZE, 8)
         if seen == tenant.mark[:8]:
             return f"the VMM reads with T=0 what TVM {tenant.name} wrote to its device"
     return None

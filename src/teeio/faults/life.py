@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from teeio.abi.operands import SpdmOperation
+from teeio.abi.operands import PAGE_SIZE, SpdmOperation
 from teeio.accelerator_interface import Operation
 from teeio.errors import Misuse
 from teeio.faults.accounts import counts
@@ -104,7 +104,7 @@ class Life:
     def share(self) -> None:
         """Share a page with the VMM, and make it private again."""
         tvm = need(self.guest).tvm
-        region = tvm.allocate_shared(4096, self.scene.now())
+        region = tvm.allocate_shared(PAGE_SIZE, self.scene.now())
         region.write(0, b"in the clear")
         tvm.free(region, self.scene.now())
 

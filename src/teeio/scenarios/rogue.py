@@ -13,7 +13,7 @@ from teeio.ide_km import flows as ide_km
 from teeio.ide_km.messages import KEY_SIZE, Direction, KeySet, KeySlot, key_slots
 from teeio.pcie.doe import DoeBinding
 from teeio.platform import forked
-from teeio.scenarios.stage import Stage
+from teeio.scenarios.stage import STREAM_ID, Stage
 from teeio.spdm import flows
 from teeio.spdm.requester import Requester
 from teeio.spdm.state import Session, Settings
@@ -22,7 +22,6 @@ from teeio.tdisp.messages import LockFlags, LockParameters
 
 T = TypeVar("T")
 
-STREAM_ID = 1
 PORT_INDEX = 0
 
 

@@ -18,6 +18,7 @@ from teeio.guest.cost import CostMeter
 from teeio.guest.dma import DmaInterface
 from teeio.guest.driver import TRUSTED_REGISTERS, AcceleratorDriver
 from teeio.guest.tvm import MemoryRegion
+from teeio.host.tdx.tpa import Agent
 from teeio.host.vmm.bus import PciFunction
 from teeio.host.vmm.mailbox import Courier, Mailbox
 from teeio.host.vmm.vfio import UnitKind
@@ -28,6 +29,9 @@ from teeio.scenarios.trusted_life import connecting, enumerate_device, no_cpu_cl
 from teeio.tdisp.messages import InterfaceState
 
 T = TypeVar("T")
+
+STREAM_ID = 1
+"""The IDE stream of the first device that the VMM connects below a root port."""
 
 SECRET = b"weights of a model that nobody else may see " * 64
 """What a TVM works on in stories of attacks."""
@@ -48,6 +52,11 @@ class Stage:
     def now(self) -> float:
         """Read the clock."""
         return self.platform.now()
+
+    @property
+    def agent(self) -> Agent:
+        """The TPA's end of the session with the device under attack."""
+        return next(iter(self.tsm.records.contexts.values())).agent
 
     # -- the steps of the trusted life
 

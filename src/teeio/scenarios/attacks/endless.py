@@ -20,7 +20,7 @@ LIMIT = 64
 def _endless(platform: Platform, journal: Journal) -> Outcome:
     """Go on and on in one session; then refuse the key update that the TSM wants."""
     stage = Stage(platform, journal)
-    interface, agent = stage.running, stage.tsm.records.contexts[1].agent
+    interface, agent = stage.running, stage.agent
     outcome = Outcome(f"kept the session going for {3 * LIMIT} exchanges, then refused KEY_UPDATE for as many")
     used: dict[bytes, int] = {}
 

@@ -29,9 +29,9 @@ from teeio.pcie.ide import Stream
 from teeio.pcie.ide_keyed import KeyedStreams
 from teeio.platform import Platform
 from teeio.scenarios.journal import Journal
-from teeio.scenarios.rogue import PORT_INDEX, STREAM_ID, Rogue
+from teeio.scenarios.rogue import PORT_INDEX, Rogue
 from teeio.scenarios.scenario import Outcome, Scenario, nothing, without
-from teeio.scenarios.stage import Stage
+from teeio.scenarios.stage import STREAM_ID, Stage
 from teeio.spdm import flows
 from teeio.spdm.vendor import vendor_exchange
 from teeio.tdisp.messages import InterfaceState
@@ -43,7 +43,7 @@ def _second_session(platform: Platform, journal: Journal) -> Outcome:
     """Open a second session in the TSM's own connection, whose negotiation travelled in the clear, and program keys."""
     stage = Stage(platform, journal)
     work = stage.work
-    tsm = stage.tsm.records.contexts[1].agent.requester
+    tsm = stage.agent.requester
     rogue = Rogue(stage)
     rogue.requester.connection, rogue.requester.chains = tsm.connection, dict(tsm.chains)
     rogue.requester.transcript = copy.deepcopy(tsm.transcript)

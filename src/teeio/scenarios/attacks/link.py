@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from teeio.crypto.aead import TAG_SIZE, AeadKey
+from teeio.crypto.aead import TAG_SIZE
 from teeio.errors import Misuse
 from teeio.pcie.capabilities.aer import AerCapability
-from teeio.pcie.ide_key import FIRST_INVOCATION, MAC_SIZE, KeySlot, initialization_vector
+from teeio.pcie.ide_key import MAC_SIZE, KeySlot
 from teeio.pcie.ide_tlp import is_ide
 from teeio.pcie.link import Way
 from teeio.platform import Platform
 from teeio.scenarios.journal import Journal
+from teeio.scenarios.mutants import NO_COUNTER
 from teeio.scenarios.scenario import Outcome, Scenario, without
-from teeio.scenarios.stage import SECRET, Stage
+from teeio.scenarios.stage import SECRET, STREAM_ID, Stage
 from teeio.tdisp.messages import InterfaceState
 
 
@@ -74,7 +75,7 @@ def _strike(stage: Stage, outcome: Outcome, title: str, tamper: Once) -> None:
 def _judge(stage: Stage, outcome: Outcome, said: str) -> None:
     outcome.see(f"the TVM's job: {said or 'done'}", bool(said))
     root_port = stage.platform.root_complex.fabric.ports[0]
-    secure = root_port.ide.is_secure(1)
+    secure = root_port.ide.is_secure(STREAM_ID)
     outcome.see(f"the stream is {'Secure' if secure else 'Insecure'} at the root port", not secure)
     failed = root_port.config.need(AerCapability).get(AerCapability.UNCORRECTABLE_STATUS, "ide_check_failed")
     outcome.see(f"its IDE Check Failed error bit is {failed}", bool(failed))
@@ -118,16 +119,8 @@ def _unchecked_open(self: KeySlot, ciphertext: bytes, mac: bytes, associated: by
     return key.seal(iv, ciphertext, b"")[:-TAG_SIZE] if ciphertext else b""
 
 
-def _standing_counter(self: KeySlot) -> tuple[AeadKey, bytes]:
-    """Give the key with the first IV, again and again."""
-    if self._key is None:
-        raise Misuse("the slot holds no key")
-    return self._key, initialization_vector(FIRST_INVOCATION)
-
-
 _RULE = "PCIe Base 6.33.5: MAC over header and data; a failed check makes the stream Insecure and its TDIs go to ERROR"
 _COUNTED = "PCIe Base 6.33.5: each sub-stream's counter is its IV, so that a lost or repeated TLP fails the next check"
-_NO_COUNTER = without("the invocation counter in the IV", KeySlot, "_next", _standing_counter)
 
 LINK = (
     Scenario(
@@ -148,7 +141,7 @@ LINK = (
         "run",
         _COUNTED,
         _lost_tlp,
-        (_NO_COUNTER,),
+        (NO_COUNTER,),
     ),
     Scenario(
         41,
@@ -158,7 +151,7 @@ LINK = (
         "run",
         _COUNTED,
         _replayed_tlp,
-        (_NO_COUNTER,),
+        (NO_COUNTER,),
     ),
     Scenario(
         41,
@@ -168,7 +161,7 @@ LINK = (
         "run",
         "PCIe Base 6.33.4: Selective IDE flows through a switch, which has no key; " + _COUNTED.partition(": ")[2],
         _hostile_switch,
-        (_NO_COUNTER,),
+        (NO_COUNTER,),
         options={"switch": True},
     ),
 )

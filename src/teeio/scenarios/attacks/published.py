@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from teeio.abi.operands import PAGE_SIZE
 from teeio.guest.driver import TRUSTED_REGISTERS
 from teeio.host.tdx.records import IdeStream
 from teeio.pcie.capabilities.aer import AerCapability, Uncorrectable
@@ -21,12 +22,11 @@ from teeio.platform import Guest, Platform
 from teeio.scenarios.journal import Journal
 from teeio.scenarios.polling import PollingProgram
 from teeio.scenarios.scenario import Expected, Outcome, Scenario, nothing, without
-from teeio.scenarios.stage import Stage
+from teeio.scenarios.stage import STREAM_ID, Stage
 from teeio.tdisp.messages import InterfaceState
 
 OLD, NEW = b"what lay there before " * 3000, b"what the device writes " * 3000
-PAGE, SMALL = 4096, 8
-STREAM_ID = 1
+SMALL = 8
 
 
 class Holding:
@@ -91,7 +91,8 @@ def _stale_read(platform: Platform, journal: Journal) -> Outcome:
     outcome.see(f"{len(link.held)} Posted TLPs were held back", bool(link.held))
     seen = f"the TVM {'reads STATUS as idle' if idle else 'gets no answer from STATUS'}"
     outcome.see(
-        f"{seen}; what lay there before is {'still' if old[-PAGE:] in result else 'no more'} in the result", not idle
+        f"{seen}; what lay there before is {'still' if old[-PAGE_SIZE:] in result else 'no more'} in the result",
+        not idle,
     )
     link.let_go()
     root_port = platform.root_complex.fabric.ports[0]
@@ -156,8 +157,8 @@ def _delayed_write(platform: Platform, journal: Journal) -> Outcome:
     """Hold writes of one TVM's interface until it belongs to another TVM, and deliver them then."""
     stage = Stage(platform, journal)
     outcome = Outcome("held one TVM's writes on the link until the interface was another TVM's, and let them go then")
-    first, program = _tenant(stage, "TVM A", 0, PAGE)
-    program.source.write(0, NEW[:PAGE])
+    first, program = _tenant(stage, "TVM A", 0, PAGE_SIZE)
+    program.source.write(0, NEW[:PAGE_SIZE])
     gpa = program.result.gpa
     link = Holding(stage, SubStream.PR)
     with stage.attack("VMM and switch", "hold the writes of TVM A's job, end TVM A"), stage.on_the_link(link):
@@ -174,7 +175,7 @@ def _delayed_write(platform: Platform, journal: Journal) -> Outcome:
             interface.unlock(stage.now())
         with _no_new_keys(stage, when=not said):
             interface.bring_up(second.verifier, TRUSTED_REGISTERS, stage.now())
-    memory = second.tvm.allocate(gpa + PAGE)
+    memory = second.tvm.allocate(gpa + PAGE_SIZE)
     memory.write(0, bytes(memory.size))
     with stage.attack("switch", "let the held writes go"):
         link.let_go()

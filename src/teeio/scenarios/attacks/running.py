@@ -18,6 +18,7 @@ from teeio.host.vmm.vfio import UnitKind
 from teeio.pcie.capabilities.sriov import VF_BARS_AT, SriovCapability
 from teeio.platform import Guest, Platform
 from teeio.scenarios.journal import Journal
+from teeio.scenarios.mutants import NO_STATE_RULES
 from teeio.scenarios.scenario import Outcome, Scenario, nothing, without
 from teeio.scenarios.stage import SECRET, Stage, Work
 from teeio.scenarios.trusted_life import no_cpu_clock
@@ -168,7 +169,7 @@ RUNNING = (
         "PCIe Base 11.2.1: T bit and state; T=0 DMA ends on shared memory only",
         _redirected_dma,
         (
-            without("the device's rules on T bit and state", Tdi, "handles", lambda *_: True),
+            NO_STATE_RULES,
             without("the IOMMU's look at who owns a page", PhysicalMemory, "is_unencrypted", lambda *_: True),
         ),
     ),

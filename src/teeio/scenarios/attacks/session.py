@@ -10,7 +10,7 @@ from teeio.platform import Platform
 from teeio.scenarios.journal import Journal
 from teeio.scenarios.rogue import Rogue
 from teeio.scenarios.scenario import Outcome, Scenario, nothing, without
-from teeio.scenarios.stage import Stage
+from teeio.scenarios.stage import STREAM_ID, Stage
 from teeio.spdm import admission, flows, responder, session_handlers
 from teeio.spdm import messages as m
 from teeio.spdm.call import Call
@@ -119,7 +119,7 @@ def _vendor_outside(platform: Platform, journal: Journal) -> Outcome:
     """Say STOP_INTERFACE_REQUEST in the clear, beside the TSM's session."""
     stage = Stage(platform, journal)
     work = stage.work
-    tsm = stage.tsm.records.contexts[1].agent.requester
+    tsm = stage.agent.requester
     outcome = Outcome("sent STOP_INTERFACE_REQUEST in the clear while the TDI was in RUN")
     with stage.attack("VMM", "TDISP outside of any session"):
         stop = bytes([PROTOCOL_ID]) + StopInterfaceRequest(function_id=stage.vf.function_id).encode()
@@ -212,7 +212,7 @@ def _lost_key_update(platform: Platform, journal: Journal) -> Outcome:
         update = SpdmOperation.KEY_UPDATE
         refusal = stage.refused(lambda: stage.vmm.pci_tsm.manage(stage.pf, update, stage.now()))
         outcome.see(f"the TSM: {refusal or 'noticed nothing'}", bool(refusal))
-    session = stage.tsm.records.contexts[1].agent.session
+    session = stage.agent.session
     outcome.see("the TSM has given the session up", session is None)
     plain = [data for data in carried if not _BINDING.unwrap(data)[1]]
     outcome.see(f"the TSM sent {len(plain)} messages in the clear", not plain)
@@ -256,7 +256,7 @@ def _lapsed_heartbeat(platform: Platform, journal: Journal) -> Outcome:
         outcome.see("the device still has the session", bool(stage.device.responder.sessions))
         stage.device.advance(stage.now() + 2 * HEARTBEAT + 1)
     outcome.see("after two heartbeat periods the device has ended it", not stage.device.responder.sessions)
-    secure = stage.device.port.ide.is_secure(1)
+    secure = stage.device.port.ide.is_secure(STREAM_ID)
     outcome.see(f"its stream is {'Secure' if secure else 'Insecure'}", not secure)
     outcome.see(f"its TDI is in {stage.state().name}", stage.state() is InterfaceState.ERROR)
     outcome.tdi_states = stage.tdi_states()
