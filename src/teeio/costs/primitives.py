@@ -53,7 +53,7 @@ def claims(sizes: Iterable[int], entropy: Entropy, cpu_clock: Callable[[], float
     for size in sizes:
         ratio = measured_ratio(size, entropy, cpu_clock)
         if ratio is not None:
-            what = f"cipher and copies to one copy, {bytes_of(size)}"
-            remark = "measured on this machine, the link left out"
+            what = f"cipher and copies to one copy, {bytes_of(size)}, measured"
+            remark = "CPU of this machine"
             found.append(Claim("S1", what, f"{low} to {high}", f"{ratio:.1f}", low <= ratio <= high, remark))
     return found
