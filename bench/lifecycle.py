@@ -34,6 +34,8 @@ TDIS_OF_A_TVM = 16
 FIRST_LIVES = 5
 SIZE = 4096
 """Bytes that the device copies in private memory in its life."""
+MAX_PAYLOAD = 256
+"""Max_Payload_Size, as firmware sets it (and `teeio bench io`); after a reset it is 128."""
 SMALL_TVM = 512 << 10
 """Bytes of a TVM where there are many."""
 
@@ -43,6 +45,7 @@ def enumerated(vfs: int = VFS) -> tuple[Platform, PciFunction]:
     platform = Platform.assemble(seed=1, configuration=Configuration(vfs=vfs))
     (pf,) = platform.vmm.bus.enumerate()
     platform.vmm.bus.enable_vfs(pf, vfs)
+    platform.vmm.bus.set_max_payload(pf, MAX_PAYLOAD)
     return platform, pf
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from enum import IntFlag
 from typing import NamedTuple
 
@@ -17,8 +18,10 @@ from teeio.wire import (
     count_of,
     edit,
     flags_of,
+    frozen,
     i64,
     length_of,
+    part,
     record,
     repeat,
     reserved,
@@ -149,3 +152,32 @@ def test_a_peer_cannot_make_us_remember_its_flags_for_ever() -> None:
         assert colour(value) == value
     assert len(Colour._value2member_map_) <= MAX_REMEMBERED_FLAGS + 1
     assert colour(1) is Colour.RED
+
+
+@record
+class Pair(Record):
+    left: Item = part(Item, "Left")
+    tail: int = u8("Tail")
+
+
+def test_a_frozen_record_refuses_every_change() -> None:
+    one, like = (Pair(left=Item(index=7, value=b"ab"), tail=1) for _ in range(2))
+    assert frozen(one) is one
+    assert isinstance(one, Pair)
+    for target, name in ((one, "tail"), (one, "left"), (one.left, "index"), (one.left, "value")):
+        with pytest.raises(Misuse, match=f"{name} is not to be changed"):
+            setattr(target, name, 9)
+        with pytest.raises(Misuse):
+            delattr(target, name)
+    assert one == like
+    assert like == one
+    assert one.encode() == like.encode()
+    assert frozen(one) == like
+    assert one != replace(one, tail=2)
+
+
+def test_a_copy_of_a_frozen_record_can_be_changed() -> None:
+    one = frozen(Pair(left=Item(index=7, value=b"ab"), tail=1))
+    copy = replace(one, left=replace(one.left, index=8))
+    copy.tail = copy.left.index = 5
+    assert (one.tail, one.left.index) == (1, 7)

@@ -14,6 +14,7 @@ from teeio.errors import DecodeError, TransportError
 from teeio.ide_km import messages as ide_km
 from teeio.mctp import MctpBinding
 from teeio.pcie import doe
+from teeio.pcie.flit_mode import FlitMode
 from teeio.pcie.ide_tlp import IdePrefix, failed_stream, sync_counters
 from teeio.pcie.tlp import (
     Routing,
@@ -192,6 +193,32 @@ def tlps(random: Random) -> Prepared:
     return seeds, code
 
 
+def flit_tlps(random: Random) -> Prepared:
+    """TLPs in Flit Mode, and what they say of themselves to whoever sits on the link."""
+    mode = FlitMode(1)
+    pasid, vendor = bytes.fromhex("91012345"), bytes.fromhex("9e112233")
+    seeds = [
+        mode.encode(memory_write(0x100, 1, 0x1_0000_0003, bytes(7))._replace(prefixes=pasid + vendor)),
+        mode.encode(memory_read(0x100, 1, 0xFEC0_0004, 12)),
+        mode.encode(completion(0x100, 8, 1, bytes(16), lower_address=3)),
+        mode.encode(config_write(8, 1, 0x100, 0x10, 4, 0xFFFFFFFF)),
+        mode.encode(message(8, 0x7F, Routing.BY_ID, data=bytes(4))),
+        bytes.fromhex("40a50002 01000042 00001000 00000003 01000501") + bytes(20),
+    ]
+
+    def code(data: bytes) -> bool:
+        for read in (mode.heading, mode.stream_of, mode.ide_fields, mode.type_of, mode.logged):
+            _taken(read, data)
+        tlp = _taken(mode.decode, data)
+        if tlp is None:
+            return False
+        if mode.decode(mode.encode(tlp)) != tlp:
+            raise AssertionError("another TLP once encoded and decoded")
+        return Tlp.decode(tlp.encode()) == tlp
+
+    return seeds, code
+
+
 def socket_headers(random: Random) -> Prepared:
     """Headers of the emulator's socket protocol."""
     seeds = [bytes.fromhex(text) for text in ("0000dead0000000100000000", "00000001000000020000002c")]
@@ -230,5 +257,6 @@ def surfaces() -> Iterator[Surface]:
     yield Surface("DOE data objects", doe_objects, 2)
     yield Surface("binding frames", bindings, 2)
     yield Surface("TLPs", tlps, 3)
+    yield Surface("TLPs of Flit Mode", flit_tlps, 3)
     yield Surface("socket headers", socket_headers, 2)
     yield Surface("records", record_headers, 3)

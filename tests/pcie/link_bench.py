@@ -102,9 +102,9 @@ class Host:
 
 
 class Bench:
-    """A host, a root port, a link and a device, enumerated."""
+    """A host, a root port, a link and a device, enumerated; `flit_mode` says which of the ports support Flit Mode."""
 
-    def __init__(self, rules: LinkRules = CLOSED) -> None:
+    def __init__(self, rules: LinkRules = CLOSED, flit_mode: tuple[bool, bool] = (False, False)) -> None:
         self.events: list[Event] = []
         self.insecure: list[tuple[str, int, InsecureCause]] = []
         self.host, self.device, self.fabric = Host(), Device(), Fabric()
@@ -129,6 +129,8 @@ class Bench:
             observer=self.events.append,
             rules=rules,
         )
+        for config, flit in zip((self.root_config, self.device.config), flit_mode, strict=True):
+            config.need(ExpressCapability).set(ExpressCapability.CAPABILITIES, flit_mode=int(flit))
         self.fabric.add(self.root)
         self.link = self.fabric.attach(self.root, self.port, observer=self.events.append)
         self.enumerate()

@@ -6,6 +6,7 @@ import pytest
 
 from pcie.link_bench import HIGH_BAR, PF, RP, Bench, Host
 from teeio.errors import Misuse
+from teeio.observe import Refused
 from teeio.pcie.address import Bdf
 from teeio.pcie.capabilities.aer import AerCapability, Uncorrectable
 from teeio.pcie.capabilities.header import Type1Header
@@ -23,6 +24,7 @@ from teeio.pcie.tlp import (
     memory_read,
     message,
 )
+from teeio.pcie.transfer import TAGS
 
 
 def test_configuration_goes_by_bus(bench: Bench) -> None:
@@ -137,6 +139,8 @@ def test_tags_run_out_when_everything_is_lost_and_come_back_with_the_link(bench:
         assert bench.port.dma_read(PF.requester_id, 0, 4, False).status is CompletionStatus.TIMEOUT
     bench.link.tamper = None
     assert not bench.port.dma_read(PF.requester_id, 0, 4, False).ok
+    told = [event.what for event in bench.events if isinstance(event, Refused) and "no tag left" in event.what]
+    assert len(told) == 300 - TAGS + 1, "nothing was sent, and that is not taken for another timeout"
     bench.link.fail()
     bench.link.restore()
     assert bench.port.dma_read(PF.requester_id, 0, 4, False).ok

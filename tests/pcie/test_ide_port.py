@@ -6,6 +6,7 @@ import pytest
 
 from pcie.link_bench import BAR, HIGH_BAR, PF, STREAM, Bench
 from teeio.observe import StateChanged, TlpMoved
+from teeio.pcie.capabilities.aer import AerCapability, Uncorrectable
 from teeio.pcie.capabilities.ide import IdeCapability
 from teeio.pcie.ide import Direction, KeySet
 from teeio.pcie.ide_port import InsecureCause, ProgramResult
@@ -19,6 +20,7 @@ from teeio.pcie.tlp import (
     completion,
     config_read,
     memory_read,
+    memory_write,
     message,
 )
 
@@ -70,21 +72,61 @@ def test_the_address_association_decides_at_the_root_port(bench: Bench) -> None:
     assert [stream for _, _, stream in bench.device.asked] == [None, STREAM]
 
 
-def test_a_link_stream_carries_everything(bench: Bench) -> None:
+LINK_STREAM = 9
+
+
+def protect_the_link(bench: Bench) -> None:
+    """Make the Link stream Secure at both ends."""
     for port in (bench.root, bench.port):
         ide = port.config.need(IdeCapability)
         control = ide.streams[0].control
-        ide.write(control.offset, 4, control.put(0, stream_id=9))
+        ide.write(control.offset, 4, control.put(0, stream_id=LINK_STREAM))
         for direction in Direction:
             for sub_stream in SubStream:
                 mine = Direction(1 - direction) if port is bench.root else direction
                 key = bytes([7, direction, sub_stream]) + bytes(29)
-                assert port.ide.program(9, KeySet.K0, mine, sub_stream, key, 1) is ProgramResult.OK
+                assert port.ide.program(LINK_STREAM, KeySet.K0, mine, sub_stream, key, 1) is ProgramResult.OK
         for direction in Direction:
             for sub_stream in SubStream:
-                assert port.ide.set_go(9, KeySet.K0, direction, sub_stream)
-        ide.write(control.offset, 4, control.put(0, stream_id=9, enable=1))
+                assert port.ide.set_go(LINK_STREAM, KeySet.K0, direction, sub_stream)
+        ide.write(control.offset, 4, control.put(0, stream_id=LINK_STREAM, enable=1))
     bench.events.clear()
+
+
+def test_no_trusted_request_leaves_on_a_link_stream(bench: Bench) -> None:
+    """It ends at the next port, which may be a switch's, and what lies beyond is nobody's promise."""
+    protect_the_link(bench)
+    tlp = memory_write(PF.requester_id, 0, 0, b"1234")
+    assert bench.port.ide.select(tlp) == LINK_STREAM
+    assert bench.port.ide.select(tlp, True) is None
+    for stream_id in (None, LINK_STREAM):
+        assert bench.root.memory_write(HIGH_BAR, b"1234", True, stream_id) is CompletionStatus.UR
+        assert not bench.root.memory_read(HIGH_BAR, 4, True, stream_id).ok
+        assert bench.port.dma_write(PF.requester_id, 0, b"1234", True, stream_id) is CompletionStatus.UR
+        assert not bench.port.dma_read(PF.requester_id, 0, 4, True, stream_id).ok
+    assert not any(isinstance(event, TlpMoved) for event in bench.events)
+    assert bench.fabric.memory_read(HIGH_BAR, 4).ok
+    assert bench.port.dma_read(PF.requester_id, 0, 4, False, LINK_STREAM).ok
+
+
+@pytest.mark.parametrize("way", Way, ids=lambda way: way.name)
+def test_t_on_a_link_stream_is_believed_by_nobody(bench: Bench, way: Way) -> None:
+    """Sealed by the neighbour with the stream's own keys, as a switch or a lying port could."""
+    protect_the_link(bench)
+    sender, receiver = (bench.port, bench.root) if way is Way.UP else (bench.root, bench.port)
+    asked = bench.host.asked if way is Way.UP else bench.device.asked
+    at = 0 if way is Way.UP else HIGH_BAR
+    (bound,) = [bound for bound in sender.ide._bound if bound.id == LINK_STREAM]
+    for tlp in (memory_write(PF.requester_id, 0, at, b"1234"), memory_read(PF.requester_id, 1, at, 4)):
+        bench.link.inject(bound.stream.seal(tlp, True), way)
+        assert receiver.config.need(AerCapability).recorded(Uncorrectable.UNSUPPORTED_REQUEST)
+    assert not asked
+    bench.link.inject(bound.stream.seal(memory_write(PF.requester_id, 0, at, b"1234"), False), way)
+    assert asked == [(PF if way is Way.DOWN else PF.requester_id, False, LINK_STREAM)]
+
+
+def test_a_link_stream_carries_everything_else(bench: Bench) -> None:
+    protect_the_link(bench)
     assert bench.fabric.config_read(PF, 0, 4) == 0x56781234
     assert bench.fabric.memory_read(BAR, 4).ok
     assert {event.protection for event in bench.events if isinstance(event, TlpMoved)} == {"IDE T=0"}

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from pcie.link_bench import HIGH_BAR, PF, RP, STREAM, Bench
 from teeio.pcie.capabilities.aer import AerCapability, Uncorrectable
 from teeio.pcie.capabilities.ide import IdeCapability
+from teeio.pcie.flit_mode import FlitMode
 from teeio.pcie.ide_port import InsecureCause
 from teeio.pcie.ide_tlp import ide_fail, ide_sync
 from teeio.pcie.link import Way, described
+from teeio.pcie.link_mode import NON_FLIT
 from teeio.pcie.seams import UNSUPPORTED
 from teeio.pcie.tlp import (
     CompletionStatus,
@@ -161,7 +163,8 @@ def test_no_bytes_on_the_link_make_a_port_raise(frames: list[bytes]) -> None:
     for frame in frames:
         bench.link.inject(frame, Way.UP)
         bench.link.inject(frame, Way.DOWN)
-        described(frame, "a", "b")
+        for mode in (NON_FLIT, FlitMode()):
+            described(frame, "a", "b", mode)
 
 
 @settings(max_examples=60, deadline=None)

@@ -196,3 +196,16 @@ def test_mutated_bytes_raise_only_decode_errors(tlp: Tlp, data: st.DataObject) -
 def test_malformed(frame: str, reason: str) -> None:
     with pytest.raises(DecodeError, match=reason):
         Tlp.decode(bytes.fromhex(frame))
+
+
+def test_headers_that_many_look_at_cannot_be_changed() -> None:
+    """The same bytes give the same object, so one reader's change would be every later reader's header."""
+    for header in (
+        memory_read(0x100, 1, 0x1000, 4).memory(),
+        config_read(0x8, 1, 0x100, 0).configuration(),
+        completion(0x100, 0x8, 1, bytes(4)).completion(),
+    ):
+        with pytest.raises(Misuse):
+            header.requester_id = 0x666
+        with pytest.raises(Misuse):
+            header.common.poisoned = 1

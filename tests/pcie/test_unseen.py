@@ -140,3 +140,45 @@ def test_an_audience_is_heard_while_somebody_listens() -> None:
     event = TlpMoved("a", "b", "MRd", "plain", 12)
     audience(event)
     assert told == [event]
+
+
+REGISTERS = st.lists(
+    st.tuples(st.sampled_from(FUNCTIONS), st.integers(0, 0x404), st.none() | st.integers(0, 0xFFFFFFFF)), max_size=20
+)
+
+
+def moved(bench: Bench, accesses: list[tuple[Bdf, int, int | None]], *, by_register: bool) -> list[object]:
+    """Read DWs, written before where there is a value; give what came, the registers, and the next tag."""
+    fabric, results = bench.fabric, list[object]()
+    for function, dw, value in accesses:
+        register = fabric.config_register(function, 4 * dw)
+        try:
+            if value is not None:
+                register.write(value) if by_register else fabric.config_write(function, 4 * dw, 4, value)
+            results.append(register.read() if by_register else fabric.config_read(function, 4 * dw, 4))
+        except Misuse:
+            results.append(Misuse)
+    spaces = (bench.root_config, bench.device.config)
+    tag = bench.root.requester._fresh(RP.requester_id)
+    return [*results, *(space.snapshot() for space in spaces), bench.insecure, tag]
+
+
+@given(REGISTERS)
+def test_a_register_gives_what_its_accesses_give(accesses: list[tuple[Bdf, int, int | None]]) -> None:
+    seen = Bench()
+    seen.link.tamper = lambda frame, way: frame
+    one_by_one = moved(seen, accesses, by_register=False)
+    assert moved(quiet_bench()[0], accesses, by_register=True) == one_by_one
+    assert moved(quiet_bench()[0], accesses, by_register=False) == one_by_one
+    heard_of = Bench()
+    heard_of.link.tamper = lambda frame, way: frame
+    assert moved(heard_of, accesses, by_register=True) == one_by_one
+
+
+def test_a_register_is_reached_by_tlps_where_somebody_listens() -> None:
+    bench, frames = quiet_bench()
+    quiet = bench.fabric.config_register(PF, 0)
+    assert (quiet.read(), frames) == (0x56781234, [])
+    bench.link.observer = lambda event: None
+    assert bench.fabric.config_register(PF, 0).read() == 0x56781234
+    assert len(frames) == 1

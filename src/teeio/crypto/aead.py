@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
@@ -36,19 +36,20 @@ AEAD_IMPLEMENTED = Aead(sum(_CIPHERS))
 
 
 class AeadKey:
-    """One AEAD key. Nonces are the caller's business; using one twice breaks everything."""
+    """One AEAD key. Nonces are the caller's business; using one twice breaks everything.
 
-    __slots__ = ("_cipher",)
+    `seal(nonce, plaintext, associated)` encrypts and gives ciphertext and the 16-byte tag. It is the cipher's own function,
+    as it serves every IDE TLP; `associated` may be None.
+    """
+
+    __slots__ = ("_cipher", "seal")
 
     def __init__(self, suite: Aead, key: bytes) -> None:
         make = _CIPHERS.get(suite)
         if make is None:
             raise Incompatible(f"no implementation of {suite.name}", remedy="negotiate AES-GCM or ChaCha20-Poly1305")
         self._cipher = make(key)
-
-    def seal(self, nonce: bytes, plaintext: bytes, associated: bytes) -> bytes:
-        """Encrypt; give ciphertext and the 16-byte tag."""
-        return self._cipher.encrypt(nonce, plaintext, associated)
+        self.seal: Final = self._cipher.encrypt
 
     def open(self, nonce: bytes, sealed: bytes, associated: bytes) -> bytes:
         """Decrypt ciphertext and tag. Raises `AuthenticationFailed`."""

@@ -59,6 +59,9 @@ class Bdf:
         """Give the function that a 16-bit requester ID names in `segment`."""
         return _named(requester_id, segment)
 
+    def __hash__(self) -> int:
+        return self.segment << 16 | self.requester_id  # functions are looked up with every access
+
     def __str__(self) -> str:
         return f"{self.segment:04x}:{self.bus:02x}:{self.device:02x}.{self.function}"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar, Protocol, TypeVar
 
 from teeio.errors import Misuse
@@ -167,7 +168,7 @@ class ConfigSpace:
         if offset % 4 + size <= 4:
             found = self._blocks.get(offset // 4)
             if found is not None:
-                found[0].write(offset - found[1], size, value & (1 << 8 * size) - 1)
+                found[0].write(offset - found[1], size, value)
             return
         for at, part, block, base in self._parts(offset, size):
             block.write(at - base, part, value >> 8 * (at - offset) & (1 << 8 * part) - 1)
@@ -225,15 +226,23 @@ class Functions:
         self.first = first
         self.physical = dict(physical)
         self.virtual = dict(virtual or {})
+        self._last_first = tuple(reversed(self.virtual.items()))
+        self._present: tuple[object, Mapping[Bdf, ConfigSpace]] = None, {}
         self._decoded: tuple[object, list[tuple[Bdf, int, AddressRange]]] = None, []
 
-    def present(self) -> dict[Bdf, ConfigSpace]:
-        """List the functions that exist now."""
-        found = {self._bdf(number): space for number, space in self.physical.items()}
+    def present(self) -> Mapping[Bdf, ConfigSpace]:
+        """List the functions that exist now; the same object as long as they are the same."""
+        places = self.first, [capability.offsets() for capability, _ in self.virtual.values()]
+        if self._present[0] != places:
+            self._present = places, MappingProxyType(dict(self._list()))
+        return self._present[1]
+
+    def _list(self) -> Iterator[tuple[Bdf, ConfigSpace]]:
+        for number, space in self.physical.items():
+            yield self._bdf(number), space
         for number, (capability, spaces) in self.virtual.items():
             for offset, space in zip(capability.offsets(), spaces, strict=False):
-                found[Bdf.of(self._bdf(number).requester_id + offset & 0xFFFF, self.first.segment)] = space
-        return found
+                yield Bdf.of(self._bdf(number).requester_id + offset & 0xFFFF, self.first.segment), space
 
     def _bdf(self, number: int) -> Bdf:
         return Bdf.of(self.first.requester_id + number, self.first.segment)
@@ -244,11 +253,12 @@ class Functions:
         if function.segment != self.first.segment:
             return None
         distance = function.requester_id - self.first.requester_id
-        for number, (capability, spaces) in reversed(self.virtual.items()):
-            offsets = capability.offsets()
-            for offset in range(distance - number & 0xFFFF, offsets.stop, 1 << 16):  # routing IDs wrap around
+        for number, (capability, spaces) in self._last_first:
+            offsets, offset = capability.offsets(), distance - number & 0xFFFF
+            while offset < offsets.stop:
                 if offset in offsets and (index := offsets.index(offset)) < len(spaces):
                     return spaces[index]
+                offset += 1 << 16  # routing IDs wrap around
         return self.physical.get(distance & 0xFFFF)
 
     def config_read(self, function: Bdf, offset: int, size: int) -> int | None:

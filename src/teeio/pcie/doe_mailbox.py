@@ -178,9 +178,11 @@ class DoeMailbox:
         word = self._answer[self._read_at : self._read_at + 4]
         if not word:
             self._answer = b""
-        self.capability.set(DoeCapability.READ_MAILBOX, data=int.from_bytes(word, "little"))
-        if bool(self.capability.value(DoeCapability.STATUS) & _READY) != bool(word):
-            self.capability.set(DoeCapability.STATUS, ready=int(bool(word)))
+        capability = self.capability
+        capability.put(DoeCapability.READ_MAILBOX, int.from_bytes(word, "little"))
+        status = capability.value(DoeCapability.STATUS)
+        if bool(status & _READY) != bool(word):
+            capability.put(DoeCapability.STATUS, status ^ _READY)
 
     def _interrupt(self) -> None:
         if self.capability.get(DoeCapability.CONTROL, "interrupt_enable"):

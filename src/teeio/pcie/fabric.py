@@ -6,13 +6,15 @@ ones. Left out: peer-to-peer between root ports.
 
 from __future__ import annotations
 
+from functools import partial
+
 from teeio.errors import Misuse
 from teeio.observe import Observer, ignore
 from teeio.pcie.address import Bdf
 from teeio.pcie.config_space import all_ones
 from teeio.pcie.link import Attachable, Link, Tamper, join
 from teeio.pcie.ports import RootPort
-from teeio.pcie.seams import UNSUPPORTED, Reply
+from teeio.pcie.seams import UNSUPPORTED, RegisterAccess, Reply
 from teeio.pcie.tlp import CompletionStatus
 
 
@@ -34,35 +36,44 @@ class Fabric:
         """Join a root port and an endpoint's port, or a switch's upstream port, by a link."""
         return join(port, below, tamper=tamper, observer=observer)
 
-    def _above(self, function: Bdf) -> RootPort | None:
+    def _towards(self, function: Bdf) -> RootPort | None:
+        """Find the root port that is this function itself, else the one whose buses below hold it."""
+        above = None
         for port in self.ports:
-            if port.function.segment == function.segment and port.header.forwards_bus(function.bus):
-                return port
-        return None
-
-    def _own(self, function: Bdf) -> RootPort | None:
-        """Find the root port that is this function itself."""
-        for port in self.ports:
-            if port.function.requester_id == function.requester_id and port.function == function:
-                return port
-        return None
+            if port.function.segment == function.segment:
+                if port.function.requester_id == function.requester_id:
+                    return port
+                if above is None and port.header.forwards_bus(function.bus):
+                    above = port
+        return above
 
     def config_read(self, function: Bdf, offset: int, size: int) -> int:
         """Read configuration space, of a root port or below one; all ones if there is nothing."""
-        own = self._own(function)
-        if own is not None:
-            return own.config.read(offset, size)
-        above = self._above(function)
-        return above.config_read(function, offset, size) if above else all_ones(size)
+        port = self._towards(function)
+        if port is None:
+            return all_ones(size)
+        if port.function.requester_id == function.requester_id:
+            return port.config.read(offset, size)
+        return port.config_read(function, offset, size)
 
     def config_write(self, function: Bdf, offset: int, size: int, value: int) -> CompletionStatus:
         """Write configuration space, of a root port or below one."""
-        own = self._own(function)
-        if own is not None:
-            own.config.write(offset, size, value)
+        port = self._towards(function)
+        if port is None:
+            return CompletionStatus.UR
+        if port.function.requester_id == function.requester_id:
+            port.config.write(offset, size, value)
             return CompletionStatus.SC
-        above = self._above(function)
-        return above.config_write(function, offset, size, value) if above else CompletionStatus.UR
+        return port.config_write(function, offset, size, value)
+
+    def config_register(self, function: Bdf, offset: int) -> RegisterAccess:
+        """Give access to one DW of configuration space that is read and written again and again."""
+        port = self._towards(function)
+        if port is not None and port.function.requester_id != function.requester_id:
+            return port.config_register(function, offset)
+        return RegisterAccess(
+            partial(self.config_read, function, offset, 4), partial(self.config_write, function, offset, 4)
+        )
 
     def port_for(self, address: int, size: int = 1) -> RootPort | None:
         """Find the root port whose windows hold the memory."""

@@ -1,6 +1,6 @@
 """One IDE stream at one port: key sets, counters, sealing and opening of TLPs (PCIe Base 6.33).
 
-Left out: partial header encryption, Local prefixes, the Flit Mode trailer and OHC-C, UIO.
+Left out: partial header encryption, Local prefixes, UIO. Frames of Flit Mode are made in `flit_stream`.
 """
 
 from __future__ import annotations
@@ -9,21 +9,24 @@ from collections.abc import Sequence
 from enum import IntEnum
 
 from teeio.errors import Misuse
-from teeio.pcie.ide_frame import FORBIDDEN, PR, Part, StreamSettings, is_message, opened, parse, without_pcrc
-from teeio.pcie.ide_key import (
-    INVOCATIONS,
-    PCRC_SIZE,
-    IdeCheckFailed,
-    KeySlot,
-    SlotState,
-    StaleKey,
-    associated_data,
-    pcrc,
+from teeio.pcie.ide_frame import (
+    FORBIDDEN,
+    FRONT,
+    PR,
+    Shape,
+    StreamSettings,
+    WrongLength,
+    opened,
+    shape_of,
+    without_pcrc,
 )
+from teeio.pcie.ide_inbound import MAX_UNIT, MAX_UNIT_PAYLOAD, Inbound, Part
+from teeio.pcie.ide_key import IdeCheckFailed, KeySlot, SlotState, associated_data, pcrc
 from teeio.pcie.ide_tlp import (
     K_FLAG,
     M_FLAG,
     P_FLAG,
+    PREFIX_SIZE,
     PREFIX_TYPE,
     SUB_STREAM_SHIFT,
     ide_escort,
@@ -34,9 +37,9 @@ from teeio.pcie.tlp import MessageCode, SubStream, Tlp
 
 __all__ = ["MAX_UNIT", "MAX_UNIT_PAYLOAD", "SYNC_AT", "Direction", "KeySet", "Stream", "StreamSettings"]
 
-MAX_UNIT = 8
-MAX_UNIT_PAYLOAD = 4 * 256
 SYNC_AT = 245
+MAX_SHAPES = 1024
+"""Shapes of frames that a stream remembers: its partner sends few, who tampers with the link may send any."""
 
 
 class KeySet(IntEnum):
@@ -57,25 +60,31 @@ _UNSET = StreamSettings(stream_id=0)
 
 
 class Stream:
-    """One stream at one port: Secure when it is enabled and all six keys of a set are in use (PCIe Base 6.33.3)."""
+    """One stream at one port: Secure when it is enabled and all six keys of a set are in use (PCIe Base 6.33.3).
 
-    def __init__(self) -> None:
+    Its frames are those of Non-Flit Mode, as a `FlitStream`'s are those of Flit Mode. With `keys` it takes over the key slots of
+    another stream, which is not used any more.
+    """
+
+    def __init__(self, keys: Stream | None = None) -> None:
         self.settings = _UNSET
         self.enabled = False
         self.secure = False
         self.failed = False
-        self._slots = [[[KeySlot() for _ in SubStream] for _ in KeySet] for _ in Direction]
-        self._rx = self._slots[Direction.RX]
+        fresh = [[[KeySlot() for _ in SubStream] for _ in KeySet] for _ in Direction]
+        self._slots: list[list[list[KeySlot]]] = keys._slots if keys else fresh
+        self._inbound = [Inbound(slots) for slots in zip(*self._slots[Direction.RX], strict=True)]
         self._classes = _UNSET.classes
+        self._shapes: dict[bytes, Shape] = {}
         self._clear()
 
     def _clear(self) -> None:
         self._tx_set = KeySet.K0
         self._tx_flags = [0, 0, 0]
-        self._rx_set: list[int | None] = [None, None, None]
         self._sent = [0, 0]
-        self._received = [0, 0]
-        self._pending: tuple[list[Part], ...] = ([], [], [])
+        self._posted = 0
+        for inbound in self._inbound:
+            inbound.clear()
 
     # -- keys and state
 
@@ -122,7 +131,7 @@ class Stream:
             raise Misuse(f"{settings} cannot be")
         self.settings = settings
         self.enabled, self.failed = True, False
-        self._classes = settings.classes
+        self._classes, self._shapes = settings.classes, {}
         self._settle()
 
     def disable(self) -> None:
@@ -154,7 +163,8 @@ class Stream:
                 self._transmit_with(ready[0])
                 if len(ready) == 1:
                     # Nobody can begin with the other set, so one that comes later is a change that ends this one.
-                    self._rx_set = [ready[0]] * 3
+                    for inbound in self._inbound:
+                        inbound.clear(int(ready[0]))
             return
         following = KeySet(1 - self._tx_set)
         if all(slot.state is SlotState.READY for slot in self._slots[Direction.TX][following]):
@@ -179,9 +189,12 @@ class Stream:
         if payload and self.settings.pcrc:
             payload += pcrc(payload)
             prefix_flags |= P_FLAG
-        prefix = bytes((PREFIX_TYPE, sent, self.settings.stream_id, prefix_flags | M_FLAG))
-        associated = associated_data(prefix, tlp)
+        associated = self._associated(tlp, sent, prefix_flags | M_FLAG)
         return associated + self._tx[sub_stream].seal(payload, associated)
+
+    def _associated(self, tlp: Tlp, sent: int, flags: int) -> bytes:
+        """Give what of a frame goes before the payload, which is the TLP's part of A."""
+        return associated_data(bytes((PREFIX_TYPE, sent, self.settings.stream_id, flags)), tlp)
 
     def seal_unit(self, tlps: Sequence[Tlp], t_bit: bool = False) -> list[bytes]:
         """Protect up to 8 TLPs of one sub-stream under one MAC, which the last frame carries (PCIe Base 6.33.6)."""
@@ -197,7 +210,7 @@ class Stream:
             _, prefix_flags, sent = self._take(tlp, t_bit)
             if number == len(tlps):
                 prefix_flags |= M_FLAG | P_FLAG * with_pcrc
-            clear.append(associated_data(bytes((PREFIX_TYPE, sent, self.settings.stream_id, prefix_flags)), tlp))
+            clear.append(self._associated(tlp, sent, prefix_flags))
         plaintext = b"".join(tlp.payload for tlp in tlps)
         sealed = self._tx[tlps[0].sub_stream].seal(plaintext + (pcrc(plaintext) if with_pcrc else b""), b"".join(clear))
         frames, at = [], 0
@@ -242,8 +255,7 @@ class Stream:
         tlp, frames = ide_escort(requester_id, destination, traffic_class), []
         for sub_stream in (SubStream.NPR, SubStream.CPL):
             sent, self._sent[sub_stream - 1] = self._sent[sub_stream - 1], 0
-            prefix = bytes((PREFIX_TYPE, sent, self.settings.stream_id, self._tx_flags[sub_stream] | M_FLAG))
-            associated = associated_data(prefix, tlp)
+            associated = self._associated(tlp, sent, self._tx_flags[sub_stream] | M_FLAG)
             frames.append(associated + self._tx[sub_stream].seal(b"", associated))
         return frames
 
@@ -268,90 +280,70 @@ class Stream:
         if not self.secure:
             raise Misuse(f"IDE stream {self.settings.stream_id} is Insecure")
         try:
-            part = parse(frame, self.settings, self._classes)
-            clear, _, flags, ciphertext, mac = part
-            sub_stream = flags >> SUB_STREAM_SHIFT
-            key_set = 1 if flags & K_FLAG else 0
-            if key_set != self._rx_set[sub_stream]:
-                self._follow_key_set(sub_stream, key_set)
-            self._count(sub_stream, frame[1])
-            pending = self._pending[sub_stream]
-            if not flags & M_FLAG:
-                pending.append(part)
-                if len(pending) >= MAX_UNIT:
-                    raise IdeCheckFailed(f"{MAX_UNIT} TLPs without a MAC", "PCIe Base 6.33.6")
-                return []
-            if pending:
-                found = self._finish([*pending, part])
-                pending.clear()
+            shape = self._shapes.get(frame[FRONT]) or self._learn(frame)
+            associated, ciphertext, mac = shape.split(frame)
+            inbound = self._inbound[shape.sub_stream]
+            if shape.key_set != inbound.key_set:
+                inbound.follow(shape.key_set)
+            if shape.sub_stream == PR:
+                self._posted += 1
             else:
-                found = [opened(part, self._decrypt(flags, ciphertext, mac, clear))]
-            for tlp, _ in found:
-                if is_message(tlp.header):
-                    self._synchronize(tlp)
-            return found
+                inbound.rely(frame[shape.counter], self._posted)
+            if inbound.pending or not shape.last:
+                return self._gathered(inbound, (shape, associated, ciphertext), mac)
+            payload = inbound.slot.open(ciphertext, mac, associated)
+            if payload and self.settings.pcrc:
+                payload = without_pcrc(payload, shape.pcrc)
+            found = self._opened(shape, associated, payload)
+            if shape.message:
+                self._heed(found[0], shape)
+            return [found]
+        except WrongLength:
+            self.fail()
+            raise IdeCheckFailed(f"{len(frame)} bytes are not what the header says", "PCIe Base 6.33.5") from None
         except IdeCheckFailed:
             self.fail()
             raise
 
-    def _follow_key_set(self, sub_stream: int, key_set: int) -> None:
-        """Accept a change of the K bit: only on the first TLP of a unit, to a ready set (PCIe Base 6.33.3)."""
-        current = self._rx_set[sub_stream]
-        slot = self._rx[key_set][sub_stream]
-        if slot.state is SlotState.RETIRED:
-            raise StaleKey("the TLP uses a key set that its sub-stream has left", "PCIe Base 6.33.3")
-        if self._pending[sub_stream]:
-            raise IdeCheckFailed("K changed inside a unit", "PCIe Base 6.33.6")
-        if slot.state is not SlotState.READY:
-            raise IdeCheckFailed(f"K names a key set that is {slot.state.value}", "PCIe Base 6.33.3")
-        if current is not None:
-            self._rx[current][sub_stream].erase(SlotState.RETIRED)
-        self._rx_set[sub_stream] = key_set
+    _opened = staticmethod(opened)
 
-    def _count(self, sub_stream: int, carried: int) -> None:
-        """Check that no TLP passed the Posted ones before it (PCIe Base 6.33.7)."""
-        received = self._received
-        if sub_stream == PR:
-            received[0] += 1
-            received[1] += 1
-            if received[0] >= INVOCATIONS or received[1] >= INVOCATIONS:
-                raise IdeCheckFailed("a PR_Received_Counter overflows", "PCIe Base 6.33.7")
-            return
-        received[sub_stream - 1] -= carried
-        if received[sub_stream - 1] < 0:
-            raise IdeCheckFailed("a TLP overtook Posted TLPs, or they are lost", "PCIe Base 6.33.7")
+    def _learn(self, frame: bytes) -> Shape:
+        """Work out the shape of a frame, and remember it for those that begin alike."""
+        shape = shape_of(frame, self.settings)
+        if shape.header == PREFIX_SIZE:
+            if len(self._shapes) >= MAX_SHAPES:
+                self._shapes.clear()
+            self._shapes[frame[FRONT]] = shape
+        return shape
 
-    def _decrypt(self, flags: int, ciphertext: bytes, mac: bytes, clear: bytes) -> bytes:
-        """Check and open a unit; `flags` are its last TLP's. Raises `IdeCheckFailed`, `PcrcCheckFailed`."""
-        slot = self._rx[1 if flags & K_FLAG else 0][flags >> SUB_STREAM_SHIFT]
-        plaintext = slot.open(ciphertext, mac, clear)
-        if plaintext and self.settings.pcrc:
-            plaintext = without_pcrc(plaintext, bool(flags & P_FLAG))
-        return plaintext
-
-    def _finish(self, parts: list[Part]) -> list[tuple[Tlp, bool]]:
-        ciphertext = b"".join([part[3] for part in parts])
-        if len(ciphertext) > MAX_UNIT_PAYLOAD + PCRC_SIZE:
-            raise IdeCheckFailed("a unit carries more than 256 DW", "PCIe Base 6.33.6")
-        _, _, flags, _, mac = parts[-1]
-        plaintext = self._decrypt(flags, ciphertext, mac, b"".join([part[0] for part in parts]))
+    def _gathered(self, inbound: Inbound, part: Part, mac: bytes) -> list[tuple[Tlp, bool]]:
+        """Take a TLP of a unit of several; give all of them when the last has come and the MAC is good."""
+        unit = inbound.gather(part)
+        if not unit:
+            return []
+        whole = b"".join([ciphertext for _, _, ciphertext in unit])
+        payload = inbound.slot.open(whole, mac, b"".join([associated for _, associated, _ in unit]))
+        if payload and self.settings.pcrc:
+            payload = without_pcrc(payload, part[0].pcrc)
         found, at = [], 0
-        for part in parts:
-            size = len(part[3])
-            found.append(opened(part, plaintext[at : at + size]))
-            at += size
+        for shape, associated, ciphertext in unit:
+            found.append(self._opened(shape, associated, payload[at : at + len(ciphertext)]))
+            at += len(ciphertext)
+            if shape.message:
+                self._heed(found[-1][0], shape)
         return found
 
-    def _synchronize(self, tlp: Tlp) -> None:
-        """Take the counters of an IDE Sync off those received.
+    def _heed(self, tlp: Tlp, shape: Shape) -> None:
+        """Take the counters of an IDE Sync off those received; of messages only an escort may travel as NPR or CPL.
 
-        That is what lets TLPs pass Posted ones unseen: with a Sync held back, those after it rely on less than was sent.
+        A Sync lets TLPs pass Posted ones unseen: while it is held back, those after it rely on less than was sent.
         """
-        if tlp.header[7] != MessageCode.IDE_SYNC:
+        code = tlp.header[7]
+        if shape.sub_stream != PR and code != MessageCode.IDE_ESCORT:
+            raise IdeCheckFailed("the TLP type may not travel on this sub-stream", "PCIe Base 6.33.4")
+        if code != MessageCode.IDE_SYNC:
             return
         if self.settings.escorts:
             raise IdeCheckFailed("an IDE Sync on a stream that has escorts", "IDE TLP Reordering Enhancement")
-        for index, carried in enumerate(sync_counters(tlp)):
-            self._received[index] -= carried
-            if self._received[index] < 0:
-                raise IdeCheckFailed("IDE Sync counts Posted TLPs that did not come", "PCIe Base 6.33.7")
+        for inbound, carried in zip(self._inbound[1:], sync_counters(tlp), strict=True):
+            inbound.rely(carried, self._posted, "IDE Sync counts Posted TLPs that did not come")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from teeio.pcie.address import AddressRange
 from teeio.pcie.capabilities.ide import StreamBlock
 from teeio.pcie.ide import Stream, StreamSettings
+from teeio.pcie.link_mode import LinkMode
 from teeio.pcie.link_rules import LinkRules
 from teeio.pcie.tlp import Tlp, TlpType
 
@@ -32,8 +33,12 @@ class BoundStream:
         """The Stream ID."""
         return self.stream.settings.stream_id if self.stream.enabled else self.block.field("stream_id")
 
-    def enable(self, rules: LinkRules) -> bool:
-        """Sample the registers; False if they are not valid, so that the stream must not become Secure."""
+    def enable(self, rules: LinkRules, mode: LinkMode) -> bool:
+        """Sample the registers; False if they are not valid, so that the stream must not become Secure.
+
+        Its TLPs are those of the mode in which the link is now.
+        """
+        self.stream = mode.stream(self.stream)
         block = self.block
         counts = [1 << block.field(name) for name in ("pr_aggregation", "npr_aggregation", "cpl_aggregation")]
         self.rids, self.addresses = block.rid_range(), block.address_ranges()

@@ -19,8 +19,9 @@ from teeio.pcie.ide import MAX_UNIT_PAYLOAD
 from teeio.pcie.ide_association import BoundStream
 from teeio.pcie.ide_key import IdeCheckFailed, PcrcCheckFailed, StaleKey
 from teeio.pcie.ide_keyed import KeyedStreams
-from teeio.pcie.ide_tlp import PREFIX_SIZE, failed_stream, ide_fail, is_ide, message_code
+from teeio.pcie.ide_tlp import failed_stream, ide_fail, message_code
 from teeio.pcie.ide_vocabulary import InsecureCause, ProgramResult
+from teeio.pcie.link_mode import NON_FLIT, LinkMode
 from teeio.pcie.link_rules import CLOSED, LinkRules
 from teeio.pcie.registers import Register
 from teeio.pcie.tlp import MessageCode, Tlp, TlpType
@@ -29,14 +30,17 @@ __all__ = ["IdePort", "InsecureCause", "ProgramResult", "Received"]
 
 _SYNC_FORM = "an IDE Sync is always an IDE TLP (PCIe Base 6.33.7)"
 _INSECURE = "an Insecure stream carries nothing (PCIe Base 6.33.3)"
+_END_TO_END = (
+    "T=1 counts on Selective streams alone: a Link stream ends at the next port, be it a switch's (PCIe Base 6.33.4)"
+)
 _NO_MESSAGE = {InsecureCause.DISABLED, InsecureCause.FAIL_RECEIVED, InsecureCause.RESET}
 
 
 class Received(NamedTuple):
     """A TLP that came in: its T bit, the stream it came on (None without IDE).
 
-    `admitted` is False if the stream is bound to other requester IDs: a request is then Unsupported, a completion
-    Unexpected.
+    `admitted` is False if the stream is bound to other requester IDs, or if T is set on a Link stream: a request is then
+    Unsupported, a completion Unexpected.
     """
 
     tlp: Tlp
@@ -74,6 +78,8 @@ class IdePort(KeyedStreams):
         self._aer = aer
         self._checks_all_rids = checks_all_rids
         self._rules = rules
+        self.mode: LinkMode = NON_FLIT
+        """What TLPs look like on the port's link."""
         self._aggregates = False
         self._selective = [bound for bound in self._bound if bound.block.selective]
         self._link = [bound for bound in self._bound if not bound.block.selective]
@@ -107,16 +113,19 @@ class IdePort(KeyedStreams):
             bound.stream.erase()
 
     def _enable(self, bound: BoundStream) -> None:
-        if not bound.enable(self._rules):
+        if not bound.enable(self._rules, self.mode):
             self._insecure(bound, InsecureCause.BAD_SETTINGS)
         self._aggregates = any(max(one.stream.settings.aggregation) > 1 for one in self._bound)
         self._show(bound, "enabled")
 
     # -- errors and state
 
-    def misrouted(self, frame: bytes, why: str) -> None:
-        """Report an IDE TLP that may not go where it would; the stream, if there is one, stays as it is (6.33.8)."""
-        self._record(Uncorrectable.MISROUTED_IDE_TLP, frame[PREFIX_SIZE : PREFIX_SIZE + 16], why)
+    def misrouted(self, header: bytes, why: str) -> None:
+        """Report an IDE TLP that may not go where it would; the stream, if there is one, stays as it is (6.33.8).
+
+        `header` is what is logged of it.
+        """
+        self._record(Uncorrectable.MISROUTED_IDE_TLP, header, why)
 
     def make_insecure(self, stream_id: int, cause: InsecureCause = InsecureCause.ORDERED) -> None:
         """Turn a stream Insecure and erase its keys: session ended, debug on, function reset."""
@@ -158,7 +167,7 @@ class IdePort(KeyedStreams):
         if destination is None and bound.block.selective:
             return
         tlp = ide_fail(self._requester_id(), destination, bound.id, bound.traffic_class)
-        self._emit(tlp.encode())
+        self._emit(self.mode.encode(tlp))
 
     def check_failed(self, stream_id: int, why: str) -> None:
         """Report a check that only the transaction layer can make: a completion on another stream than its request."""
@@ -169,7 +178,7 @@ class IdePort(KeyedStreams):
 
     def _record(self, error: Uncorrectable, header: bytes, why: str) -> None:
         if self._aer is not None:
-            self._aer.record(error, header)
+            self._aer.record(error, header, flit=self.mode.is_flit)
         self._observer(Refused(self.name, why, error.name))
 
     # -- the transmitter
@@ -194,7 +203,7 @@ class IdePort(KeyedStreams):
                 if bound.takes_by_default(tlp):
                     return bound
         for bound in self._link:
-            if bound.takes(t_bit) and bound.traffic_class == tlp.traffic_class:
+            if bound.takes(t_bit) and not t_bit and bound.traffic_class == tlp.traffic_class:
                 return bound
         return None
 
@@ -216,8 +225,9 @@ class IdePort(KeyedStreams):
             what = f"{tlps[0].type.value.label} with T={int(t_bit)} and no stream for it"
             self._observer(Refused(self.name, what, "T=1 needs a Secure IDE stream"))
             return False
-        if not bound.stream.secure:
-            self._observer(Refused(self.name, f"{tlps[0].type.value.label} on IDE stream {bound.id}", _INSECURE))
+        broken = _END_TO_END if t_bit and not bound.block.selective else "" if bound.stream.secure else _INSECURE
+        if broken:
+            self._observer(Refused(self.name, f"{tlps[0].type.value.label} on IDE stream {bound.id}", broken))
             return False
         try:
             frames = [bound.stream.seal(tlps[0], t_bit)] if len(tlps) == 1 else bound.stream.seal_unit(tlps, t_bit)
@@ -261,7 +271,7 @@ class IdePort(KeyedStreams):
 
     def transmit_plain(self, tlp: Tlp) -> bool:
         """Send a TLP without IDE whatever the associations say: a completion to a request that came without."""
-        self._emit(tlp.encode())
+        self._emit(self.mode.encode(tlp))
         return True
 
     # -- the receiver
@@ -269,26 +279,25 @@ class IdePort(KeyedStreams):
     def receive(self, frame: bytes) -> list[Received]:
         """Take a frame from the link; give the TLPs for the transaction layer. No frame makes it raise."""
         try:
-            if not is_ide(frame):
-                tlp = Tlp.decode(frame)
+            stream_id = self.mode.stream_of(frame)
+            if stream_id is None:
+                tlp = self.mode.decode(frame)
                 consumed = tlp.type.is_message and self._consumed(tlp, protected=False)
                 return [] if consumed else [Received(tlp)]
-            return list(self._receive(frame))
+            return list(self._receive(frame, stream_id))
         except DecodeError as error:
             self._record(Uncorrectable.MALFORMED_TLP, frame[:16], str(error))
             return []
 
-    def _receive(self, frame: bytes) -> Iterator[Received]:
-        if len(frame) < PREFIX_SIZE:
-            raise DecodeError("IdePrefix", "(end)", len(frame), "the prefix is cut short")
-        bound = next((bound for bound in self._bound if bound.stream.enabled and bound.id == frame[2]), None)
+    def _receive(self, frame: bytes, stream_id: int) -> Iterator[Received]:
+        bound = next((bound for bound in self._bound if bound.stream.enabled and bound.id == stream_id), None)
         if bound is None:
-            self.misrouted(frame, f"IDE TLP of unknown stream {frame[2]}")
+            self.misrouted(self.mode.logged(frame), f"IDE TLP of unknown stream {stream_id}")
             return
         for tlp, t_bit in self._open(bound, frame):
             tlp.check()
             if not self._consumed(tlp, protected=True):
-                yield Received(tlp, t_bit, bound.id, self._admits(bound, tlp))
+                yield Received(tlp, t_bit, bound.id, self._admits(bound, tlp, t_bit))
 
     def _open(self, bound: BoundStream, frame: bytes) -> list[tuple[Tlp, bool]]:
         if not bound.stream.secure:
@@ -297,10 +306,10 @@ class IdePort(KeyedStreams):
         try:
             return bound.stream.receive(frame)
         except IdeCheckFailed as error:
-            self._record(Uncorrectable.IDE_CHECK_FAILED, frame[4:20], str(error))
+            self._record(Uncorrectable.IDE_CHECK_FAILED, self.mode.logged(frame), str(error))
             self._insecure(bound, InsecureCause.CHECK_FAILED, str(error))
         except PcrcCheckFailed as error:
-            self._record(Uncorrectable.PCRC_CHECK_FAILED, frame[4:20], str(error))
+            self._record(Uncorrectable.PCRC_CHECK_FAILED, self.mode.logged(frame), str(error))
         except StaleKey as error:
             self._observer(Refused(self.name, "IDE TLP", str(error)))
         return []
@@ -328,8 +337,11 @@ class IdePort(KeyedStreams):
         routed = tlp.type in (TlpType.MSG_ID, TlpType.MSGD_ID)
         return routed and int.from_bytes(tlp.header[8:10], "big") != self._requester_id()
 
-    def _admits(self, bound: BoundStream, tlp: Tlp) -> bool:
+    def _admits(self, bound: BoundStream, tlp: Tlp, t_bit: bool) -> bool:
         """Tell whether requester or completer belongs to the partner port (PCIe Base 6.33.4)."""
+        if t_bit and not bound.block.selective:
+            self._observer(Refused(self.name, f"{tlp.type.value.label} with T=1 on IDE stream {bound.id}", _END_TO_END))
+            return False
         if not bound.block.selective or (bound.default and not self._checks_all_rids):
             return True
         return int.from_bytes(tlp.header[4:6], "big") in (bound.rids or range(0))

@@ -1,7 +1,9 @@
 """A link between two ports: frames go down and up, and somebody may sit on it to listen and to tamper.
 
-Delivery is immediate: what a frame causes has happened when `send` returns. Left out: the data link layer (LCRC,
-sequence numbers, replay), flow-control credits.
+It comes up in Flit Mode if both ports support that and the upper one has not disabled it, else in Non-Flit Mode; what frames
+look like then, its `mode` says. Delivery is immediate: what a frame causes has happened when `send` returns.
+
+Left out: the data link layer (LCRC, sequence numbers, replay), packing into flits, flow-control credits.
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ from typing import Protocol, TypeAlias
 from teeio.errors import Misuse
 from teeio.observe import Observer, TlpMoved, heard, ignore
 from teeio.pcie.address import Bdf
-from teeio.pcie.ide_tlp import PREFIX_SIZE, T_FLAG, is_ide
+from teeio.pcie.capabilities.express import ExpressCapability
+from teeio.pcie.flit_mode import FlitMode
+from teeio.pcie.link_mode import NON_FLIT, LinkMode
 from teeio.pcie.seams import ConfigAccess
-from teeio.pcie.tlp import TYPES
+from teeio.pcie.tlp import TlpType
 
 
 class Way(Enum):
@@ -37,6 +41,11 @@ class LinkEnd:
         self.name = name
         self.receiver: Callable[[bytes], None] | None = None
         self.on_down: Callable[[], None] | None = None
+        self.on_up: Callable[[LinkMode], None] | None = None
+        self.express: ExpressCapability | None = None
+        """Set by a port: what it says about Flit Mode."""
+        self.segment = 0
+        """Set by a port: the segment that it belongs to."""
         self.access: Callable[[Bdf], ConfigAccess | None] | None = None
         """Set by a port that lets configuration requests without IDE be served past it: gives who serves a function."""
         self._link = link
@@ -47,6 +56,11 @@ class LinkEnd:
         """Whether the link is up and has a port at its other end."""
         other = self._link.bottom if self._way is Way.DOWN else self._link.top
         return self._link.up and other.receiver is not None
+
+    @property
+    def mode(self) -> LinkMode:
+        """What TLPs look like on the link."""
+        return self._link.mode
 
     def beyond(self, function: Bdf) -> ConfigAccess | None:
         """Give who serves configuration requests to a function at the other end; None if they must go as TLPs.
@@ -78,6 +92,7 @@ class Link:
         self.tamper = tamper
         self.observer = observer
         self.up = True
+        self.mode: LinkMode = NON_FLIT
 
     @property
     def quiet(self) -> bool:
@@ -103,7 +118,7 @@ class Link:
         if target.receiver is None:
             raise Misuse(f"nothing is attached to the {target.name} end of the link")
         if heard(self.observer):
-            self.observer(described(frame, source.name, target.name))
+            self.observer(described(frame, source.name, target.name, self.mode))
         target.receiver(frame)
 
     def fail(self) -> None:
@@ -116,6 +131,20 @@ class Link:
     def restore(self) -> None:
         """Bring the link up again."""
         self.up = True
+        self.train()
+
+    def train(self) -> None:
+        """Agree on the link's mode, and tell both ports."""
+        self.mode = FlitMode(self.top.segment) if self._flit_mode() else NON_FLIT
+        for end in (self.top, self.bottom):
+            if end.on_up is not None:
+                end.on_up(self.mode)
+
+    def _flit_mode(self) -> bool:
+        upper, lower = self.top.express, self.bottom.express
+        if upper is None or lower is None or upper.get(ExpressCapability.LINK_CONTROL, "flit_mode_disable"):
+            return False
+        return all(one.get(ExpressCapability.CAPABILITIES, "flit_mode") for one in (upper, lower))
 
 
 class Attachable(Protocol):
@@ -132,21 +161,17 @@ def join(top: Attachable, bottom: Attachable, *, tamper: Tamper | None = None, o
     link = Link(top.name, bottom.name, tamper=tamper, observer=observer)
     top.attach(link.top)
     bottom.attach(link.bottom)
+    link.train()
     return link
 
 
-def described(frame: bytes, source: str, target: str) -> TlpMoved:
+def described(frame: bytes, source: str, target: str, mode: LinkMode) -> TlpMoved:
     """Say what a frame is, whatever its bytes are."""
-    at = 0
-    while at + 4 < len(frame) and frame[at] & 0xF0 == 0x90:
-        at += PREFIX_SIZE
-    first_byte = frame[at] if at < len(frame) else None
-    t_bit = frame[3] & T_FLAG if is_ide(frame) and len(frame) >= PREFIX_SIZE else None
-    return _moved(source, target, first_byte, t_bit, len(frame))
+    ide = mode.ide_fields(frame)
+    return _moved(source, target, mode.type_of(frame), None if ide is None else ide.t_bit, len(frame))
 
 
 @lru_cache(maxsize=1024)
-def _moved(source: str, target: str, first_byte: int | None, t_bit: int | None, size: int) -> TlpMoved:
-    kind = None if first_byte is None else TYPES.get(first_byte)
-    protection = "plain" if t_bit is None else f"IDE T={t_bit}"
+def _moved(source: str, target: str, kind: TlpType | None, t_bit: bool | None, size: int) -> TlpMoved:
+    protection = "plain" if t_bit is None else f"IDE T={int(t_bit)}"
     return TlpMoved(source, target, kind.label if kind else "unknown", protection, size)

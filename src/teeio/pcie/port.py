@@ -17,6 +17,7 @@ from teeio.pcie.capabilities.ide import IdeCapability
 from teeio.pcie.config_space import ConfigSpace
 from teeio.pcie.ide_port import IdePort, InsecureCause, Received
 from teeio.pcie.link import LinkEnd
+from teeio.pcie.link_mode import LinkMode
 from teeio.pcie.link_rules import LinkRules
 from teeio.pcie.seams import TIMED_OUT, UNSUPPORTED, Reply
 from teeio.pcie.tlp import (
@@ -31,6 +32,7 @@ from teeio.pcie.tlp import (
 from teeio.pcie.transfer import (
     DEFAULT_MAX_PAYLOAD,
     DEFAULT_MAX_READ_REQUEST,
+    NO_TAG,
     Requester,
     Verdict,
     completions,
@@ -65,6 +67,8 @@ class Port(ABC):
         self.requester = Requester(quarantines_tags=rules.quarantines_tags)
         self.aer = config.find(AerCapability)
         self.express = config.find(ExpressCapability)
+        self.link_status = [self.express] if self.express else []
+        """The functions that show the link's state: all of a device."""
         self.ide = IdePort(
             config.find(IdeCapability),
             self._emit,
@@ -83,11 +87,20 @@ class Port(ABC):
         self._end = end
         end.receiver = self.receive_frame
         end.on_down = self.link_down
+        end.on_up = self.link_up
+        end.express, end.segment = self.express, self.function.segment
+        self.link_up(end.mode)
 
     def _emit(self, frame: bytes) -> None:
         if self._end is None:
             raise Misuse(f"{self.name} is attached to no link")
         self._end.send(frame)
+
+    def link_up(self, mode: LinkMode) -> None:
+        """Take over the mode in which the link came up."""
+        self.ide.mode = mode
+        for express in self.link_status:
+            express.set(ExpressCapability.LINK_STATUS_2, flit_mode=int(mode.is_flit))
 
     def link_down(self) -> None:
         """Make all streams Insecure; nothing of the past can arrive any more."""
@@ -104,9 +117,13 @@ class Port(ABC):
         """Max_Read_Request_Size in bytes."""
         return self.express.max_read_request if self.express else DEFAULT_MAX_READ_REQUEST
 
-    def _note(self, error: Uncorrectable, what: str, header: bytes = b"") -> None:
+    def log(self, error: Uncorrectable, tlp: Tlp) -> None:
+        """Record an error, with the TLP's header as it is on the link."""
         if self.aer is not None:
-            self.aer.record(error, header)
+            self.aer.record(error, self.ide.mode.header_of(tlp), flit=self.ide.mode.is_flit)
+
+    def _note(self, error: Uncorrectable, what: str, tlp: Tlp) -> None:
+        self.log(error, tlp)
         self.observer(Refused(self.name, what, error.name))
 
     # -- what comes in
@@ -117,7 +134,7 @@ class Port(ABC):
             try:
                 self._route(received)
             except DecodeError as error:
-                self._note(Uncorrectable.MALFORMED_TLP, str(error), received.tlp.header)
+                self._note(Uncorrectable.MALFORMED_TLP, str(error), received.tlp)
 
     def _route(self, received: Received) -> None:
         tlp = received.tlp
@@ -127,7 +144,7 @@ class Port(ABC):
             return
         reply = self._serve(tlp, received.t_bit, received.stream_id) if received.admitted else UNSUPPORTED
         if not reply.ok:
-            self._note(_ERRORS.get(reply.status, Uncorrectable.UNSUPPORTED_REQUEST), kind.label, tlp.header)
+            self._note(_ERRORS.get(reply.status, Uncorrectable.UNSUPPORTED_REQUEST), kind.label, tlp)
         if kind.sub_stream is SubStream.NPR:
             self._answer(received, reply)
 
@@ -154,12 +171,12 @@ class Port(ABC):
     def _completed(self, received: Received) -> None:
         verdict = self.requester.complete(received)
         if verdict is Verdict.UNEXPECTED:
-            self._note(Uncorrectable.UNEXPECTED_COMPLETION, verdict.value, received.tlp.header)
+            self._note(Uncorrectable.UNEXPECTED_COMPLETION, verdict.value, received.tlp)
         elif verdict is Verdict.WRONG_STREAM:
             if received.stream_id is not None:
                 self.ide.check_failed(received.stream_id, verdict.value)
             else:
-                self._note(Uncorrectable.UNEXPECTED_COMPLETION, verdict.value, received.tlp.header)
+                self._note(Uncorrectable.UNEXPECTED_COMPLETION, verdict.value, received.tlp)
 
     # -- what goes out
 
@@ -182,7 +199,10 @@ class Port(ABC):
             needs_t=t_bit and is_translation_request(request),
         )
         if reply is TIMED_OUT:
-            self._note(Uncorrectable.COMPLETION_TIMEOUT, request.type.value.label, request.header)
+            self._note(Uncorrectable.COMPLETION_TIMEOUT, request.type.value.label, request)
+        elif reply is NO_TAG:
+            what = f"{request.type.value.label}: no tag left for requester {request.requester_id:#06x}"
+            self.observer(Refused(self.name, what, "tags whose requests timed out rest until the link has been down"))
         return reply
 
     def exchange(self, request: Tlp, size: int, address: int, t_bit: bool, stream_id: int | None) -> Reply:

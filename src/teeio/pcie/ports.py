@@ -9,7 +9,8 @@ Left out: flow control, ordering between TLPs on the way (delivery is immediate)
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from functools import partial
+from typing import Protocol
 
 from teeio.observe import Observer, ignore
 from teeio.pcie.address import Bdf
@@ -20,8 +21,9 @@ from teeio.pcie.config_space import ConfigSpace, all_ones
 from teeio.pcie.ide_port import InsecureCause
 from teeio.pcie.link import LinkEnd
 from teeio.pcie.link_rules import CLOSED, LinkRules
+from teeio.pcie.pasid import pasid_of
 from teeio.pcie.port import Port
-from teeio.pcie.seams import DONE, UNSUPPORTED, ConfigAccess, Dma, Reply, TranslationAgent
+from teeio.pcie.seams import DONE, UNSUPPORTED, ConfigAccess, Dma, RegisterAccess, Reply, TranslationAgent
 from teeio.pcie.tlp import (
     PAGE,
     CompletionStatus,
@@ -48,8 +50,12 @@ class Endpoint(ConfigAccess, Protocol):
         ...
 
 
-HostBridge: TypeAlias = Dma
-"""What sits above a root port: the root complex with its IOMMU."""
+class HostBridge(Dma, Protocol):
+    """What sits above a root port: the root complex with its IOMMU."""
+
+    def with_pasid(self, pasid: int) -> Dma:
+        """Give memory as requests with this PASID reach it."""
+        ...
 
 
 class EndpointPort(Port):
@@ -150,18 +156,20 @@ class RootPort(Port):
     def _serve(self, tlp: Tlp, t_bit: bool, stream_id: int | None) -> Reply:
         if tlp.type is TlpType.MWR and tlp.memory().common.poisoned:
             # Here bad data are dropped, where a host would mark the memory as bad (PCIe Base 2.7.2.2).
-            self._note(Uncorrectable.POISONED_TLP, tlp.type.label, tlp.header)
+            self._note(Uncorrectable.POISONED_TLP, tlp.type.label, tlp)
             return DONE
+        pasid = pasid_of(tlp) if tlp.prefixes else None
         if concerns_translation(tlp):
-            return serve_translation(self.agent, tlp, t_bit, stream_id)
+            return serve_translation(self.agent, tlp, t_bit, stream_id) if pasid is None else UNSUPPORTED
+        host = self.host if pasid is None else self.host.with_pasid(pasid)
         if tlp.type is TlpType.MRD:
             header = tlp.memory()
             start, size = header.span
-            return self.host.dma_read(header.requester_id, start, size, t_bit, stream_id) if size else DONE
+            return host.dma_read(header.requester_id, start, size, t_bit, stream_id) if size else DONE
         if tlp.type is TlpType.MWR:
             header = tlp.memory()
             for address, data in header.enabled(tlp.payload):
-                status = self.host.dma_write(header.requester_id, address, data, t_bit, stream_id)
+                status = host.dma_write(header.requester_id, address, data, t_bit, stream_id)
                 if status is not CompletionStatus.SC:
                     return Reply(status)
             return DONE
@@ -192,6 +200,29 @@ class RootPort(Port):
         request = config_write(requester_id, 0, function.requester_id, offset, size, value, type_1=type_1)
         return self._transfer(request, 0, 0, False, None).status
 
+    def config_register(self, function: Bdf, offset: int) -> RegisterAccess:
+        """Give access to one DW below the port. Whether its requests go as TLPs is settled here, for all of them."""
+        unseen = self._unseen(function, offset, 4)
+        read, write = partial(self.config_read, function, offset, 4), partial(self.config_write, function, offset, 4)
+        if unseen is None:
+            return RegisterAccess(read, write)
+        requester_id = self.function.requester_id
+
+        def read_unseen() -> int:
+            value = unseen.config_read(function, offset, 4)
+            if value is None:
+                return read()
+            self.requester.pass_tag(requester_id)
+            return value
+
+        def write_unseen(value: int) -> None:
+            if unseen.config_write(function, offset, 4, value):
+                self.requester.pass_tag(requester_id)
+            else:
+                write(value)
+
+        return RegisterAccess(read_unseen, write_unseen)
+
     def _unseen(self, function: Bdf, offset: int, size: int) -> ConfigAccess | None:
         """Give who serves a configuration request without a TLP being made of it: none could be seen or refused.
 
@@ -199,9 +230,10 @@ class RootPort(Port):
         """
         if size not in (1, 2, 4) or offset % size or not 0 <= offset < PAGE or not self.requester.all_tags:
             return None
-        if self._end is None or self._is_type_1(function) or self.ide.links_enabled:
+        end = self._end
+        if end is None or function.bus != self.header.secondary or self.ide.links_enabled:
             return None
-        return self._end.beyond(function)
+        return end.beyond(function)
 
     def _is_type_1(self, function: Bdf) -> bool:
         return function.bus != self.header.secondary

@@ -7,12 +7,12 @@ table 11-2, as data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from enum import Enum
-from functools import cached_property
-from typing import ClassVar, NamedTuple, TypeAlias
+from functools import cached_property, lru_cache
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from teeio.errors import Misuse
 
@@ -123,9 +123,9 @@ class Register:
         return sum(field.reset << field.low for field in self.fields)
 
     @cached_property
-    def span(self) -> slice:
-        """Where the register lies in its block."""
-        return slice(self.offset, self.offset + self.size)
+    def place(self) -> tuple[int, int, int]:
+        """Where the register lies in its block: the DW, the lowest bit in it, and all ones of the register's size."""
+        return self.offset // 4, self.offset % 4 * 8, (1 << 8 * self.size) - 1
 
     def bits(self, *names: str) -> int:
         """Give the bits of these fields."""
@@ -220,33 +220,22 @@ class Block:
 
     def __init__(self, size: int, registers: Iterable[Register] = ()) -> None:
         self.size = size
-        self.registers = tuple(
-            sorted((*declared_registers(type(self)), *registers), key=lambda register: register.offset)
-        )
+        self._layout = _layout(type(self), size, tuple(registers))  # type: ignore[arg-type]
+        self.registers = self._layout.registers
         self.stores = 0
         """How often a register was stored: what is derived from the registers stays true while it stays the same."""
-        self._bytes = bytearray(size)
-        self._at: dict[int, list[Register]] = {}
-        self._whole: dict[tuple[int, int], Register] = {}
+        self._words = [0] * ((size + 3) // 4)
         self._watchers: dict[Register, list[OnWrite]] = {}
         self._observers: list[OnWrite] = []
-        taken: set[int] = set()
         for register in self.registers:
-            covered = set(range(register.offset, register.offset + register.size))
-            if taken & covered or max(covered) >= size:
-                raise TypeError(
-                    f"{self.NAME}: register {register.name} at {register.offset:#x} overlaps or lies outside"
-                )
-            taken |= covered
-            self._at.setdefault(register.offset // 4, []).append(register)
-            self._whole[register.offset, register.size] = register
             self._store(register, register.reset_value)
 
     # -- the hardware side
 
     def value(self, register: Register) -> int:
         """Read a whole register."""
-        return int.from_bytes(self._bytes[register.span], "little")
+        word, low, ones = register.place
+        return self._words[word] >> low & ones
 
     def get(self, register: Register, field: str) -> int:
         """Read one field."""
@@ -256,8 +245,13 @@ class Block:
         """Set fields as the hardware does."""
         self._store(register, register.put(self.value(register), **fields))
 
+    def put(self, register: Register, value: int) -> None:
+        """Set a whole register as the hardware does, reserved bits too."""
+        self._store(register, value & register.place[2])
+
     def _store(self, register: Register, value: int) -> None:
-        self._bytes[register.span] = value.to_bytes(register.size, "little")
+        word, low, ones = register.place
+        self._words[word] = self._words[word] & ~(ones << low) | value << low
         self.stores += 1
 
     def watch(self, register: Register, callback: OnWrite) -> None:
@@ -282,27 +276,35 @@ class Block:
 
     def read(self, offset: int, size: int) -> int:
         """Read `size` bytes at `offset`, little-endian; bytes outside the block read as zero."""
-        return int.from_bytes(self._bytes[offset : offset + size], "little")
+        first, skipped = offset // 4, offset % 4
+        if skipped + size <= 4 and offset < self.size:
+            value = self._words[first]
+        else:
+            words = self._words[first : (offset + size + 3) // 4]
+            value = int.from_bytes(b"".join(word.to_bytes(4, "little") for word in words), "little")
+        return value >> 8 * skipped & (1 << 8 * size) - 1
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Write the low `size` bytes of `value` at `offset`, each field by its access kind."""
-        whole = self._whole.get((offset, size))
+        whole = self._layout.whole.get((offset, size))
         if whole is not None:
             mask = (1 << 8 * size) - 1
             self._apply(whole, value & mask, mask)
             return
         for position in range(offset // 4, (offset + size + 3) // 4):
-            for register in self._at.get(position, ()):
+            for register in self._layout.at.get(position, ()):
                 shift = 8 * (register.offset - offset)
                 mask = _shifted((1 << 8 * size) - 1, shift) & (1 << 8 * register.size) - 1
                 if mask:
                     self._apply(register, _shifted(value, shift) & mask, mask)
 
     def _apply(self, register: Register, value: int, mask: int) -> None:
-        old = self.value(register)
+        word, low, ones = register.place
+        old = self._words[word] >> low & ones
         stored = register.stored_mask & mask
         new = (old & ~stored | value & stored) & ~(value & register.clear_mask)
-        self._store(register, new)
+        if new != old:
+            self._store(register, new)
         shown = new & ~register.act_mask | value & register.act_mask
         for callback in self._watchers.get(register, ()):
             callback(register, old, shown)
@@ -317,6 +319,28 @@ class Block:
                 yield RegisterRow(
                     register.offset, register.name, span, field.name, field.access, field.reset, field.locked, field.doc
                 )
+
+
+class _Layout(NamedTuple):
+    """The registers of a block in order, by DW, and by offset and size."""
+
+    registers: tuple[Register, ...]
+    at: Mapping[int, Sequence[Register]]
+    whole: Mapping[tuple[int, int], Register]
+
+
+@lru_cache(maxsize=256)
+def _layout(cls: type[Any], size: int, registers: tuple[Register, ...]) -> _Layout:
+    """Lay out what a class declares with further registers. Raises `TypeError` if two overlap or one lies outside."""
+    ordered = tuple(sorted((*declared_registers(cls), *registers), key=lambda register: register.offset))
+    at: dict[int, list[Register]] = {}
+    end = 0
+    for register in ordered:
+        if register.offset < end or register.offset + register.size > size:
+            raise TypeError(f"{cls.NAME}: register {register.name} at {register.offset:#x} overlaps or lies outside")
+        end = register.offset + register.size
+        at.setdefault(register.offset // 4, []).append(register)
+    return _Layout(ordered, at, {(register.offset, register.size): register for register in ordered})
 
 
 def _shifted(value: int, right: int) -> int:

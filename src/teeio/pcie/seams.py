@@ -6,6 +6,7 @@ ones. A device implements `ConfigAccess`, `BarAccess` and `Resettable`, and is g
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple, Protocol
 
@@ -31,6 +32,13 @@ UNSUPPORTED = Reply(CompletionStatus.UR)
 ABORTED = Reply(CompletionStatus.CA)
 TIMED_OUT = Reply(CompletionStatus.TIMEOUT)
 DONE = Reply(CompletionStatus.SC)
+
+
+class RegisterAccess(NamedTuple):
+    """One DW of configuration space that is read and written again and again, with nothing else in between."""
+
+    read: Callable[[], int]
+    write: Callable[[int], object]
 
 
 class ConfigAccess(Protocol):

@@ -1,8 +1,8 @@
 """A switch: an upstream port, downstream ports, and the bus between them (PCIe Base 1.3.3, 2.2.4, 6.33.4, 7.3.3).
 
 A Selective IDE TLP flows through as it is, since the switch has no key for it: it reads the header, which is in the clear,
-and passes the frame on if both its ports have Flow-Through enabled; else the TLP is misrouted. A Link IDE stream ends at
-each port: its TLPs are opened where they come in, and sealed anew where they go out.
+and passes the frame on if both its ports have Flow-Through enabled and their links are in the same mode; else the TLP is
+misrouted. A Link IDE stream ends at each port: its TLPs are opened where they come in, and sealed anew where they go out.
 
 Left out: ACS, multicast, arbitration, error messages toward the root complex, hot-plug.
 """
@@ -18,8 +18,8 @@ from teeio.pcie.capabilities.header import Type1Header
 from teeio.pcie.capabilities.ide import SwitchIdeCapability
 from teeio.pcie.config_space import ConfigSpace
 from teeio.pcie.ide_port import IdePort
-from teeio.pcie.ide_tlp import PREFIX_SIZE, is_ide
 from teeio.pcie.link import LinkEnd
+from teeio.pcie.link_mode import LinkMode
 from teeio.pcie.link_rules import CLOSED, LinkRules
 from teeio.pcie.seams import UNSUPPORTED
 from teeio.pcie.tlp import CONFIGURATION, TYPE_0, CompletionStatus, SubStream, Tlp, TlpType, completion
@@ -34,15 +34,18 @@ LOCAL = frozenset({TlpType.MSG_LOCAL, TlpType.MSGD_LOCAL})
 class SwitchPort:
     """One port of a switch: configuration space of a bridge, Link IDE streams, and the end of a link."""
 
-    def __init__(self, switch: Switch, name: str, kind: PortType, observer: Observer, rules: LinkRules) -> None:
+    def __init__(
+        self, switch: Switch, name: str, kind: PortType, observer: Observer, rules: LinkRules, flit_mode: bool
+    ) -> None:
         self.name = name
         self.config = ConfigSpace(
             Type1Header(SWITCH_VENDOR, SWITCH_DEVICE),
-            [ExpressCapability(kind)],
+            [ExpressCapability(kind, flit_mode=flit_mode)],
             [AerCapability(), SwitchIdeCapability()],
         )
         self.header = self.config.need(Type1Header)
         self.aer = self.config.need(AerCapability)
+        self.express = self.config.need(ExpressCapability)
         self.capability = self.config.need(SwitchIdeCapability)
         self._switch = switch
         self._observer = observer
@@ -62,6 +65,14 @@ class SwitchPort:
         self._end = end
         end.receiver = lambda frame: self._switch.arrived(self, frame)
         end.on_down = self.ide.reset
+        end.on_up = self.link_up
+        end.express, end.segment = self.express, self._switch.segment
+        self.link_up(end.mode)
+
+    def link_up(self, mode: LinkMode) -> None:
+        """Take over the mode in which the link came up."""
+        self.ide.mode = mode
+        self.express.set(ExpressCapability.LINK_STATUS_2, flit_mode=int(mode.is_flit))
 
     @property
     def leads_somewhere(self) -> bool:
@@ -73,9 +84,14 @@ class SwitchPort:
         if self._end is not None:
             self._end.send(frame)
 
-    def note(self, error: Uncorrectable, what: str, header: bytes = b"") -> None:
+    @property
+    def mode(self) -> LinkMode:
+        """What TLPs look like on the port's link."""
+        return self.ide.mode
+
+    def note(self, error: Uncorrectable, what: str, header: bytes) -> None:
         """Record an error."""
-        self.aer.record(error, header)
+        self.aer.record(error, header, flit=self.mode.is_flit)
         self._observer(Refused(self.name, what, error.name))
 
 
@@ -90,23 +106,24 @@ class Switch:
         name: str = "switch",
         observer: Observer = ignore,
         rules: LinkRules = CLOSED,
+        flit_mode: bool = False,
     ) -> None:
         if not 1 <= downstream <= 32:
             raise Misuse(f"a switch with {downstream} downstream ports", remedy="a bus has room for 1 to 32")
         self.name = name
-        self.upstream = SwitchPort(self, f"{name}, upstream port", PortType.UPSTREAM_PORT, observer, rules)
+        self.upstream = SwitchPort(self, f"{name}, upstream port", PortType.UPSTREAM_PORT, observer, rules, flit_mode)
         self.downstream = [
-            SwitchPort(self, f"{name}, downstream port {number}", PortType.DOWNSTREAM_PORT, observer, rules)
+            SwitchPort(self, f"{name}, downstream port {number}", PortType.DOWNSTREAM_PORT, observer, rules, flit_mode)
             for number in range(downstream)
         ]
-        self._segment = segment
+        self.segment = segment
         self._captured = Bdf(segment, 0, 0, 0)
 
     def address_of(self, port: SwitchPort) -> Bdf:
         """Give a port's address now: that of the upstream port is captured from the requests that configure it."""
         if port is self.upstream:
             return self._captured
-        return Bdf(self._segment, self._inside, self.downstream.index(port), 0)
+        return Bdf(self.segment, self._inside, self.downstream.index(port), 0)
 
     @property
     def _inside(self) -> int:
@@ -117,29 +134,33 @@ class Switch:
     def arrived(self, ingress: SwitchPort, frame: bytes) -> None:
         """Take a frame from the link of `ingress`. Never raises on what a partner sends."""
         try:
-            if is_ide(frame) and len(frame) >= PREFIX_SIZE and not ingress.ide.owns(frame[2]):
-                self._flow_through(ingress, frame)
-            elif is_ide(frame):
+            stream_id = ingress.mode.stream_of(frame)
+            if stream_id is None:
+                self._plain(ingress, frame)
+            elif not ingress.ide.owns(stream_id):
+                self._flow_through(ingress, frame, stream_id)
+            else:
                 for received in ingress.ide.receive(frame):
                     self._forward(ingress, received.tlp, received.t_bit, linked=True)
-            else:
-                self._plain(ingress, frame)
         except DecodeError as error:
             ingress.note(Uncorrectable.MALFORMED_TLP, str(error), frame[:16])
 
-    def _flow_through(self, ingress: SwitchPort, frame: bytes) -> None:
-        """Pass a Selective IDE TLP on as it is."""
-        egress = self._route(ingress, Tlp.heading(frame, PREFIX_SIZE))
+    def _flow_through(self, ingress: SwitchPort, frame: bytes, stream_id: int) -> None:
+        """Pass a Selective IDE TLP on as it is, which it cannot be where the other link is in another mode."""
+        egress, header = self._route(ingress, ingress.mode.heading(frame)), ingress.mode.logged(frame)
         if egress is None or egress is ingress:
-            ingress.ide.misrouted(frame, f"an IDE TLP of stream {frame[2]}, which ends elsewhere, leads nowhere")
+            ingress.ide.misrouted(header, f"an IDE TLP of stream {stream_id}, which ends elsewhere, leads nowhere")
+        elif ingress.mode.is_flit is not egress.mode.is_flit:
+            crossing = f"from {ingress.mode.name} to {egress.mode.name}"
+            ingress.ide.misrouted(header, f"an IDE TLP of stream {stream_id} {crossing}")
         elif not (ingress.capability.flows_through and egress.capability.flows_through):
             port = ingress if not ingress.capability.flows_through else egress
-            port.ide.misrouted(frame, f"an IDE TLP of stream {frame[2]} at a port without Flow-Through")
+            port.ide.misrouted(header, f"an IDE TLP of stream {stream_id} at a port without Flow-Through")
         else:
             egress.emit(frame)
 
     def _plain(self, ingress: SwitchPort, frame: bytes) -> None:
-        tlp = Tlp.decode(frame)
+        tlp = ingress.mode.decode(frame)
         if tlp.type in LOCAL:
             ingress.ide.receive(frame)
         else:
@@ -149,7 +170,7 @@ class Switch:
         """Send a TLP on; one from a Link IDE stream never goes on in the clear."""
         if tlp.type in BROADCAST and ingress is self.upstream:
             for port in self.downstream:
-                port.ide.transmit(tlp, t_bit)
+                self._send(ingress, port, tlp, t_bit)
             return
         if tlp.type in CONFIGURATION and self._is_own(ingress, tlp):
             self._configure(ingress, tlp, t_bit)
@@ -161,11 +182,18 @@ class Switch:
         if tlp.type in CONFIGURATION and tlp.configuration().target_id >> 8 == self._bus_below(egress):
             tlp = tlp.as_type_0()
         if linked and egress.ide.select(tlp, t_bit) is None:
-            egress.ide.misrouted(
-                bytes(PREFIX_SIZE) + tlp.header, "a Link IDE TLP at a port without a Link stream for it"
-            )
+            header = egress.mode.header_of(tlp)
+            egress.ide.misrouted(header, "a Link IDE TLP at a port without a Link stream for it")
             return
-        egress.ide.transmit(tlp, t_bit)
+        self._send(ingress, egress, tlp, t_bit)
+
+    def _send(self, ingress: SwitchPort, egress: SwitchPort, tlp: Tlp, t_bit: bool) -> None:
+        """Send a TLP out, in the form of the link there; one with a prefix that has no place in it goes no further."""
+        if egress.mode.carries(tlp):
+            egress.ide.transmit(tlp, t_bit)
+            return
+        header = ingress.mode.header_of(tlp)
+        ingress.note(Uncorrectable.TLP_PREFIX_BLOCKED, f"a {tlp.type.label} on its way to {egress.mode.name}", header)
 
     @staticmethod
     def _bus_below(port: SwitchPort) -> int:
@@ -173,9 +201,10 @@ class Switch:
 
     def _refuse(self, ingress: SwitchPort, tlp: Tlp, t_bit: bool) -> None:
         if tlp.type.is_completion:
-            ingress.note(Uncorrectable.UNEXPECTED_COMPLETION, "a completion for nobody", tlp.header)
+            ingress.note(Uncorrectable.UNEXPECTED_COMPLETION, "a completion for nobody", ingress.mode.header_of(tlp))
             return
-        ingress.note(Uncorrectable.UNSUPPORTED_REQUEST, f"{tlp.type.value.label} to nowhere", tlp.header)
+        header = ingress.mode.header_of(tlp)
+        ingress.note(Uncorrectable.UNSUPPORTED_REQUEST, f"{tlp.type.value.label} to nowhere", header)
         if tlp.sub_stream is SubStream.NPR:
             completer = self.address_of(ingress).requester_id
             ingress.ide.transmit(refusal(tlp, completer, CompletionStatus.UR), t_bit)
@@ -216,10 +245,10 @@ class Switch:
         return ingress is self.upstream and (tlp.type in TYPE_0 or tlp.configuration().target_id >> 8 == self._inside)
 
     def _configure(self, ingress: SwitchPort, tlp: Tlp, t_bit: bool) -> None:
-        target = Bdf.of(tlp.configuration().target_id, self._segment)
+        target = Bdf.of(tlp.configuration().target_id, self.segment)
         if tlp.type in TYPE_0 and not target.device and not target.function:
             self._captured = target
-        reply = serve_configuration(self, tlp, self._segment)
+        reply = serve_configuration(self, tlp, self.segment)
         if reply == UNSUPPORTED:
             self._refuse(ingress, tlp, t_bit)
             return

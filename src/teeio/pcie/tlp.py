@@ -3,7 +3,7 @@
 A `Tlp` is its End-End prefixes, its header and its payload, as they travel. What each Fmt/Type means says
 `tlp_types`; the header layouts are those of `tlp_headers`. Decoding raises nothing but `DecodeError`.
 
-Left out: ECRC (IDE forbids it), Local prefixes, 10-bit tags, Flit Mode, TPH, I/O and AtomicOp constructors.
+Left out: ECRC (IDE forbids it), Local prefixes, 10-bit tags, TPH, I/O and AtomicOp constructors.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from teeio.pcie.tlp_headers import (
     MessageHeader,
 )
 from teeio.pcie.tlp_types import CONFIGURATION, TYPE_0, TYPES, Routing, SubStream, TlpType
+from teeio.wire import frozen
 
 __all__ = [
     "CONFIGURATION",
@@ -112,15 +113,15 @@ class Tlp(NamedTuple):
         return header[at] << 8 | header[at + 1]
 
     def memory(self) -> MemoryHeader:
-        """Read the header of a memory request, to look at, not to change. Raises `DecodeError` if this is none."""
+        """Read the header of a memory request, frozen. Raises `DecodeError` if this is none."""
         return _memory_header(self._header_if(self.type.is_memory, "MemoryHeader"))
 
     def completion(self) -> CompletionHeader:
-        """Read the header of a completion. Raises `DecodeError` if this is none."""
+        """Read the header of a completion, frozen. Raises `DecodeError` if this is none."""
         return _completion_header(self._header_if(self.type.is_completion, "CompletionHeader"))
 
     def configuration(self) -> ConfigurationHeader:
-        """Read the header of a configuration request. Raises `DecodeError` if this is none."""
+        """Read the header of a configuration request, frozen. Raises `DecodeError` if this is none."""
         return _configuration_header(self._header_if(self.type.is_configuration, "ConfigurationHeader"))
 
     def message(self) -> MessageHeader:
@@ -193,22 +194,22 @@ def header_sizes(data: bytes, at: int) -> tuple[int, int]:
 
 
 # Headers are decoded once and built once: ports, completions and whoever serves a request each look at them, and the same
-# registers are read and written over and over, with no more than 256 tags.
+# registers are read and written over and over, with no more than 256 tags. As all see the same object it is frozen.
 
 
 @lru_cache(maxsize=256)
 def _memory_header(header: bytes) -> MemoryHeader:
-    return MemoryHeader.decode(header)
+    return frozen(MemoryHeader.decode(header))
 
 
 @lru_cache(maxsize=4096)
 def _configuration_header(header: bytes) -> ConfigurationHeader:
-    return ConfigurationHeader.decode(header)
+    return frozen(ConfigurationHeader.decode(header))
 
 
 @lru_cache(maxsize=4096)
 def _completion_header(header: bytes) -> CompletionHeader:
-    return CompletionHeader.decode(header)
+    return frozen(CompletionHeader.decode(header))
 
 
 # -- constructors ------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from teeio.wire import Record, bits, blob, part, record, u8, u16, u32
+from teeio.wire import Record, bits, blob, part, record, reserved_bits, u8, u16, u32
 
 
 class CompletionStatus(IntEnum):
@@ -148,3 +148,14 @@ class MessageHeader(Record):
     tag: int = u8("Tag, reserved in most messages", default=0)
     code: int = u8("Message code", enum=MessageCode)
     body: bytes = blob(8, "Bytes 8 to 15, by message; routing by ID puts the destination in the first two")
+
+
+@record
+class PasidPrefix(Record):
+    """The PASID prefix (PCIe Base 6.20.2)."""
+
+    pasid: int = bits(20, "PASID", of=4, big=True)
+    _reserved: None = reserved_bits(2)
+    execute: int = bits(1, "Execute Requested", default=0)
+    privileged: int = bits(1, "Privileged Mode Requested", default=0)
+    type: int = bits(8, "End-End prefix, PASID", default=0x91)

@@ -6,6 +6,7 @@ answer to another request, as it can where tags are not quarantined (`link_rules
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -17,6 +18,8 @@ from teeio.pcie.seams import TIMED_OUT, UNSUPPORTED, BarAccess, ConfigAccess, Re
 from teeio.pcie.tlp import PAGE, CompletionStatus, Tlp, TlpType, completion
 
 TAGS = 256
+NO_TAG = Reply(TIMED_OUT.status)
+"""What a request brings that could not be sent as no tag was free; it is not `TIMED_OUT` itself."""
 READ_COMPLETION_BOUNDARY = 64
 DEFAULT_MAX_PAYLOAD = 256
 DEFAULT_MAX_READ_REQUEST = 512
@@ -164,7 +167,7 @@ class Requester:
         self._quarantines_tags = quarantines_tags
         self._pending: dict[tuple[int, int], _Pending] = {}
         self._retired: set[tuple[int, int]] = set()
-        self._last: dict[int, int] = {}
+        self._last: defaultdict[int, int] = defaultdict(lambda: TAGS - 1)
 
     def request(
         self,
@@ -179,11 +182,11 @@ class Requester:
         """Let `send` send a request of `size` bytes at `address` under a fresh tag, give what its completions bring.
 
         Completions come in while `send` runs. What has not come then will not come: the request has timed out. If
-        `send` could not send, the reply is Unsupported Request. With `needs_t` a completion without T is UNPROTECTED.
+        `send` could not send, the reply is Unsupported Request; without a free tag it is `NO_TAG`. With `needs_t` a completion without T is UNPROTECTED.
         """
         tag = self._fresh(requester_id)
         if tag is None:
-            return TIMED_OUT
+            return NO_TAG
         key = requester_id, tag
         pending = self._pending[key] = _Pending(size, address % 4, size > 0, stream_id, needs_t)
         sent = send(tag)
@@ -196,13 +199,18 @@ class Requester:
         return Reply(pending.status, bytes(pending.data) if pending.status is CompletionStatus.SC else b"")
 
     @property
+    def outstanding(self) -> int:
+        """How many requests wait for completions."""
+        return len(self._pending)
+
+    @property
     def all_tags(self) -> bool:
         """Whether no tag is in quarantine."""
         return not self._retired
 
     def pass_tag(self, requester_id: int) -> None:
         """Use up the tag of a request that was served without a TLP, so that later ones have the tags they would have."""
-        self._last[requester_id] = (self._last.get(requester_id, TAGS - 1) + 1) % TAGS
+        self._last[requester_id] += 1  # `_fresh` has it wrap around
 
     def _retire(self, key: tuple[int, int]) -> None:
         """Keep a tag out of use whose completion may still come."""
@@ -210,7 +218,7 @@ class Requester:
             self._retired.add(key)
 
     def _fresh(self, requester_id: int) -> int | None:
-        tag = self._last.get(requester_id, TAGS - 1)
+        tag = self._last[requester_id]
         for _ in range(TAGS):
             tag = (tag + 1) % TAGS
             if (requester_id, tag) not in self._pending and (requester_id, tag) not in self._retired:

@@ -17,7 +17,7 @@ For each layout and version, straight-line encode and decode functions are compi
 out of decoding any bytes; every repetition is bounded by the bytes that are there.
 
 Each file builds on the ones before it: `field` and `flags`, `source` (what is written to compile), `decoder` and `encoder`, `layout`
-(the base class), `declaration` (specifiers and `@record`), and what is derived: `tables` and `editing`.
+(the base class), `declaration` (specifiers and `@record`), and what is derived: `tables`, `editing` and `frozen`.
 """
 
 from teeio.wire.declaration import (
@@ -43,6 +43,7 @@ from teeio.wire.declaration import (
 from teeio.wire.editing import edit
 from teeio.wire.field import REQUIRED, REST, Field, Span
 from teeio.wire.flags import MAX_REMEMBERED_FLAGS, flags_of
+from teeio.wire.frozen import frozen
 from teeio.wire.layout import NO_FACTS, Codec, NoFacts, Record
 from teeio.wire.tables import Row, table
 
@@ -64,6 +65,7 @@ __all__ = [
     "count_of",
     "edit",
     "flags_of",
+    "frozen",
     "i64",
     "length_of",
     "part",

@@ -24,6 +24,7 @@ class Uncorrectable(IntEnum):
     UNSUPPORTED_REQUEST = 20
     ACS_VIOLATION = 21
     INTERNAL = 22
+    TLP_PREFIX_BLOCKED = 25
     IDE_CHECK_FAILED = 28
     MISROUTED_IDE_TLP = 29
     PCRC_CHECK_FAILED = 30
@@ -68,7 +69,14 @@ class AerCapability(ExtendedCapability):
         (bit("advisory_non_fatal", 13, Access.RW, "Do not report", reset=1, sticky=True),),
     )
     CONTROL = Register(
-        0x18, 4, "Advanced Error Capabilities and Control", (bits("first_error", 4, 0, Access.RO, "First error's bit"),)
+        0x18,
+        4,
+        "Advanced Error Capabilities and Control",
+        (
+            bits("first_error", 4, 0, Access.RO, "First error's bit"),
+            bit("flit", 18, Access.RO, "The TLP was logged in Flit Mode"),
+            bits("logged_size", 23, 19, Access.RO, "In Flit Mode: DWs that were logged"),
+        ),
     )
     HEADER_LOG = tuple(
         Register(
@@ -80,10 +88,14 @@ class AerCapability(ExtendedCapability):
     def __init__(self) -> None:
         super().__init__(0x2C, self.HEADER_LOG)
 
-    def record(self, error: Uncorrectable, header: bytes = b"") -> None:
-        """Set an error's status bit; the header of the first one is logged, most significant byte first."""
+    def record(self, error: Uncorrectable, header: bytes = b"", *, flit: bool = False) -> None:
+        """Set an error's status bit; the header of the first one is logged, most significant byte first.
+
+        With `flit` the header is a header base and OHC words of Flit Mode, as many as there is room for.
+        """
         if not self.value(self.UNCORRECTABLE_STATUS):
-            self.set(self.CONTROL, first_error=error & 0x1F)
+            size = min(-(-len(header) // 4), len(self.HEADER_LOG)) if flit else 0
+            self.set(self.CONTROL, first_error=error & 0x1F, flit=int(flit), logged_size=size)
             for number, register in enumerate(self.HEADER_LOG):
                 self.set(register, data=int.from_bytes(header[4 * number : 4 * number + 4].ljust(4, b"\0"), "big"))
         self.set(self.UNCORRECTABLE_STATUS, **{error.name.lower(): 1})

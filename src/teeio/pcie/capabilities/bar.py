@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from teeio.errors import Misuse
 from teeio.pcie.registers import Access, BitField, Block, Locked, Register, bit, bits
@@ -25,8 +26,13 @@ class Bar:
     prefetchable: bool = False
 
 
-def bar_registers(bars: Sequence[Bar], offset: int, name: str) -> list[Register]:
+def bar_registers(bars: Sequence[Bar], offset: int, name: str) -> tuple[Register, ...]:
     """Declare the registers of `bars` from `offset` on; absent ones read as zero. Raises `Misuse`."""
+    return _bar_registers(tuple(bars), offset, name)
+
+
+@lru_cache(maxsize=256)
+def _bar_registers(bars: tuple[Bar, ...], offset: int, name: str) -> tuple[Register, ...]:
     registers: dict[int, Register] = {}
     for bar in bars:
         used = (bar.number, bar.number + 1) if bar.wide else (bar.number,)
@@ -52,7 +58,7 @@ def bar_registers(bars: Sequence[Bar], offset: int, name: str) -> list[Register]
             registers[bar.number + 1] = Register(
                 offset + 4 * bar.number + 4, 4, f"{name} {bar.number} upper", upper, bar.number + 1
             )
-    return list(registers.values())
+    return tuple(registers.values())
 
 
 def bar_address(block: Block, offset: int, bar: Bar) -> int:

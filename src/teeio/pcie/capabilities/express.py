@@ -34,6 +34,7 @@ class ExpressCapability(Capability):
             bits("version", 3, 0, Access.RO, "Capability version", reset=2),
             bits("port_type", 7, 4, Access.HWINIT, "Device/Port Type"),
             bits("interrupt_message", 13, 9, Access.HWINIT, "Interrupt Message Number"),
+            bit("flit_mode", 15, Access.HWINIT, "Flit Mode Supported"),
         ),
     )
     DEVICE_CAPABILITIES = Register(
@@ -96,6 +97,12 @@ class ExpressCapability(Capability):
         (
             bits("aspm", 1, 0, Access.RW, "Active State Power Management"),
             bit("common_clock", 6, Access.RW, "Common clock"),
+            bit(
+                "flit_mode_disable",
+                13,
+                Access.RW,
+                "Flit Mode Disable: of the upper port, for when the link next comes up",
+            ),
         ),
     )
     LINK_STATUS = Register(
@@ -133,10 +140,18 @@ class ExpressCapability(Capability):
             bit("ten_bit_tag", 12, Access.RW, "10-Bit Tag Requester Enable", locked=_LOCKED),
         ),
     )
+    LINK_STATUS_2 = Register(0x32, 2, "Link Status 2", (bit("flit_mode", 10, Access.RO, "Flit Mode Status: in use"),))
 
-    def __init__(self, port_type: PortType = PortType.ENDPOINT, *, tee_io: bool = False, flr: bool = True) -> None:
+    def __init__(
+        self,
+        port_type: PortType = PortType.ENDPOINT,
+        *,
+        tee_io: bool = False,
+        flr: bool = True,
+        flit_mode: bool = False,
+    ) -> None:
         super().__init__(0x3C)
-        self.set(self.CAPABILITIES, port_type=port_type)
+        self.set(self.CAPABILITIES, port_type=port_type, flit_mode=int(flit_mode))
         self.set(
             self.DEVICE_CAPABILITIES,
             tee_io=int(tee_io),

@@ -201,6 +201,7 @@ class Type1Header(CommonHeader):
 
     def __init__(self, vendor_id: int, device_id: int, *, revision: int = 0) -> None:
         super().__init__(vendor_id, device_id, 0x060400, revision, (), layout=1)
+        self._windows: tuple[int, Sequence[AddressRange]] = self.stores, self._find_windows()
 
     def forwards_bus(self, bus: int) -> bool:
         """Tell whether a configuration request for `bus` goes below this port."""
@@ -211,8 +212,13 @@ class Type1Header(CommonHeader):
         if register is self.BUSES:  # asked for every configuration request
             self.secondary, self.subordinate = register.get(value, "secondary"), register.get(value, "subordinate")
 
-    def windows(self) -> list[AddressRange]:
+    def windows(self) -> Sequence[AddressRange]:
         """Give the memory that goes below this port now; nothing while memory decoding is off."""
+        if self._windows[0] != self.stores:
+            self._windows = self.stores, self._find_windows()
+        return self._windows[1]
+
+    def _find_windows(self) -> list[AddressRange]:
         if not self.get(self.COMMAND, "memory_space"):
             return []
         high_base, high_limit = self.value(self.PREFETCHABLE_BASE) << 32, self.value(self.PREFETCHABLE_LIMIT) << 32

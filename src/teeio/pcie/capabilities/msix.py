@@ -6,6 +6,7 @@ The table and the pending bits are register blocks too: the device maps them int
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from teeio.errors import Misuse
 from teeio.pcie.config_space import Capability
@@ -39,14 +40,7 @@ class MsixTable(Block):
     )
 
     def __init__(self, vectors: int) -> None:
-        super().__init__(
-            ENTRY_SIZE * vectors,
-            [
-                register.at(ENTRY_SIZE * vector + register.offset, vector)
-                for vector in range(vectors)
-                for register in self.ENTRY
-            ],
-        )
+        super().__init__(ENTRY_SIZE * vectors, _entries(vectors))
         self.vectors = vectors
 
     def message(self, vector: int) -> MsixMessage:
@@ -57,6 +51,15 @@ class MsixTable(Block):
     def masked(self, vector: int) -> bool:
         """Tell whether a vector is masked."""
         return bool(self.read(ENTRY_SIZE * vector + 12, 4) & 1)
+
+
+@lru_cache(maxsize=16)
+def _entries(vectors: int) -> tuple[Register, ...]:
+    return tuple(
+        register.at(ENTRY_SIZE * vector + register.offset, vector)
+        for vector in range(vectors)
+        for register in MsixTable.ENTRY
+    )
 
 
 class MsixPending(Block):
