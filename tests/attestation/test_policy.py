@@ -74,6 +74,7 @@ from teeio.spdm.messages import (
 )
 from teeio.tdisp.messages import (
     InterfaceInfo,
+    LockFlags,
     MmioRange,
     RangeAttributes,
 )
@@ -87,10 +88,24 @@ from teeio.tdisp.messages import (
 )
 def test_good_evidence_passes_every_rule(profile: Profile, suite: Suite, version: int) -> None:
     scene = Scene(suite=suite, version=version, versions=(0x1200, 0x1300, 0x1400))
+    under(profile, scene)
     verdict = scene.verdict(Policy(profile))
     assert outcomes(verdict, Outcome.PASSED) == {rule.id for rule in Policy(profile).rules}
     assert verdict.decision is Decision.ACCEPT
     assert verdict.accepted
+
+
+def under(profile: Profile, scene: Scene) -> None:
+    """Make good evidence good under a TSM of that profile."""
+    if profile is Profile.PEERS:
+        scene.statement.update(lock_flags=WITH_PEERS)
+        scene.report.update(info=LEGACY | InterfaceInfo.ATS_ENABLED)
+
+
+def profile_of(rule: str) -> Profile:
+    """Give a profile under which a rule applies."""
+    found = next(one.profile for one in RULES if one.id == rule)
+    return found if found is Profile.PEERS else Profile.TDX
 
 
 def test_evidence_of_version_1_1_signs_without_vca() -> None:
@@ -101,6 +116,8 @@ def test_evidence_of_version_1_1_signs_without_vca() -> None:
 def test_the_tdx_profile_adds_rules() -> None:
     added = {rule.id for rule in Policy(Profile.TDX).rules} - {rule.id for rule in Policy(Profile.BASE).rules}
     assert added == {"tdx-lock-flags", "tdx-interface-info", "tdx-controls"}
+    other = {rule.id for rule in Policy(Profile.PEERS).rules} - {rule.id for rule in Policy(Profile.BASE).rules}
+    assert other == {"peers-lock-flags", "peers-interface-info", "peers-controls"}
 
 
 def test_rule_identifiers_are_unique() -> None:
@@ -250,6 +267,7 @@ EXPIRED = DeviceIdentity.issue(
 )
 ROOT, ISSUER = vendor(P384_SUITE)
 ROOT_LIST = ROOT.revoke([], 1, WINDOW)
+WITH_PEERS = LockFlags.NO_FW_UPDATE | LockFlags.BIND_P2P
 LEGACY = InterfaceInfo.NO_FW_UPDATE_WHILE_LOCKED | InterfaceInfo.DMA_WITHOUT_PASID
 A, B = PlacedRange(0, 0x80000, 0xD0000, 4), PlacedRange(0, 0x80006, 0xD0006, 2)
 C, D = PlacedRange(2, 0x90000, 0xD0100, 8), PlacedRange(2, 0x90008, 0xD0108, 8)
@@ -346,6 +364,11 @@ DEFECTS = [
     defect("tdx-controls", "LNR", put("report", lnr_control=1)),
     defect("tdx-controls", "TPH", put("report", tph_control=1)),
     defect("tdx-controls", "MSI-X", put("report", msi_x_message_control=1), also=("msix",)),
+    defect("peers-lock-flags", "no P2P", put("statement", lock_flags=1)),
+    defect("peers-lock-flags", "more", put("statement", lock_flags=WITH_PEERS | 4)),
+    defect("peers-interface-info", "no ATS", put("report", info=LEGACY)),
+    defect("peers-interface-info", "PRS", put("report", info=LEGACY | InterfaceInfo(8 | 16))),
+    defect("peers-controls", "LNR", put("report", lnr_control=1)),
     defect("msix", "table", ranges(mmio(0, 0xD0000, 4, RangeAttributes.MSIX_TABLE), SECOND, THIRD)),
     defect("msix", "PBA", ranges(FIRST, SECOND, mmio(2, 0xD0100, 16, RangeAttributes.MSIX_PBA))),
     defect("report-ranges", "BARs descend", ranges(THIRD, FIRST, SECOND)),
@@ -412,9 +435,10 @@ def test_every_rule_has_a_defect(rule: Rule) -> None:
 
 @pytest.mark.parametrize("case", DEFECTS, ids=str)
 def test_a_defect_is_found_by_its_rule_and_rejects(case: Defect) -> None:
-    scene = Scene()
+    scene, profile = Scene(), profile_of(case.rule)
+    under(profile, scene)
     case.spoil(scene)
-    verdict = scene.verdict()
+    verdict = scene.verdict(Policy(profile))
     assert outcomes(verdict, Outcome.FAILED) == {case.rule} | case.also, str(verdict)
     advisory = next(rule for rule in RULES if rule.id == case.rule).severity is Severity.ADVISORY
     assert verdict.decision is (Decision.ACCEPT if advisory else Decision.REJECT)
@@ -436,9 +460,10 @@ def test_what_could_not_be_checked_never_accepts_unless_waived(case: Defect) -> 
 
 
 def test_a_waiver_never_covers_a_failure() -> None:
-    policy = Policy.with_waivers(Profile.TDX, {rule.id for rule in RULES})
     for case in DEFECTS:
-        scene = Scene()
+        scene, profile = Scene(), profile_of(case.rule)
+        policy = Policy.with_waivers(profile, {rule.id for rule in RULES})
+        under(profile, scene)
         case.spoil(scene)
         found = scene.verdict(policy)
         assert found.decision is not Decision.COULD_NOT_CHECK

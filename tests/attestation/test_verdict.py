@@ -10,8 +10,8 @@ from evidence_scene import (
     identity_of,
 )
 from teeio.attestation import (
-    RULES,
     Decision,
+    Policy,
     Verdict,
 )
 from teeio.crypto.algorithms import (
@@ -36,7 +36,7 @@ def test_verdict_as_json_and_text() -> None:
     verdict = scene.verdict()
     shown = json.loads(json.dumps(verdict.as_dict()))
     assert shown["decision"] == "reject"
-    assert len(shown["results"]) == len(RULES)
+    assert len(shown["results"]) == len(Policy().rules)
     assert [result["explanation"] for result in shown["results"] if result["outcome"] == "fail"] == [
         "index 16: svn 6 < 7"
     ]

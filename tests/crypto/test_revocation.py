@@ -1,8 +1,12 @@
 """Revocation of devices and authorities: what is said, what stays unknown, and what a list keeps."""
 
+from typing import Any
+
 import pytest
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
+from pyhanko_certvalidator import sig_validate
 
 from teeio.crypto.algorithms import BaseAsym, PqcAsym
 from teeio.crypto.certificates import (
@@ -105,6 +109,25 @@ def test_a_list_signed_by_somebody_else_proves_nothing() -> None:
     other = Hierarchy.found("Acme", BaseAsym.ECDSA_P256, SeededEntropy(b"other"), VALIDITY, intermediates=2)
     lists = lists_of([])
     assert status_of(DEVICE, [*lists[:2], other.issuer.revoke([], 1, WINDOW)])[0] is Revocation.UNKNOWN
+
+
+def test_a_namesakes_list_is_told_by_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    namesake = Hierarchy.found("Acme", BaseAsym.ECDSA_P384, SeededEntropy(b"namesake"), VALIDITY, intermediates=2)
+    failed: list[bytes] = []
+    genuine = sig_validate._validate_raw
+
+    def counted(signature: bytes, *others: Any, **options: Any) -> None:
+        try:
+            genuine(signature, *others, **options)
+        except InvalidSignature:
+            failed.append(signature)
+            raise
+
+    monkeypatch.setattr(sig_validate, "_validate_raw", counted)
+    assert status_of(DEVICE, [*lists_of([DEVICE.leaf], namesake), *lists_of([])])[0] is Revocation.GOOD
+    assert status_of(DEVICE, [*lists_of([], namesake), *lists_of([DEVICE.leaf])])[0] is Revocation.REVOKED
+    assert status_of(DEVICE, lists_of([], namesake))[0] is Revocation.UNKNOWN
+    assert failed == []
 
 
 def test_a_new_list_keeps_what_was_on_the_last_one() -> None:

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from teeio.pcie.ide import Direction, KeySet
 from teeio.pcie.ide_port import ProgramResult
-from teeio.pcie.ide_tlp import PREFIX_SIZE, T_FLAG, is_ide
 from teeio.pcie.link import Way
+from teeio.pcie.link_mode import LinkMode
 from teeio.pcie.seams import DONE, Reply
-from teeio.pcie.tlp import TYPES, CompletionStatus, MessageCode, SubStream, Tlp, TlpType
+from teeio.pcie.tlp import CompletionStatus, MessageCode, SubStream, Tlp, TlpType
 from teeio.pcie.translation import PageRequest, PageResponse, ResponseCode, Translation, page_response
 
 OTHER_STREAM = 9
@@ -38,12 +38,14 @@ class Seen(NamedTuple):
         return self.header[7]
 
 
-def seen(frame: bytes) -> Seen:
+def seen(frame: bytes, mode: LinkMode) -> Seen:
     """Read the headers of a frame."""
-    if not is_ide(frame):
-        return Seen(TYPES[frame[0]], frame[:16], False, None)
-    header = frame[PREFIX_SIZE : PREFIX_SIZE + 16]
-    return Seen(TYPES[header[0]], header, bool(frame[3] & T_FLAG), frame[2])
+    ide = mode.ide_fields(frame)
+    if ide is None:
+        tlp = mode.decode(frame)
+        return Seen(tlp.type, tlp.header, False, None)
+    tlp = mode.heading(frame)
+    return Seen(tlp.type, tlp.header, ide.t_bit, ide.stream_id)
 
 
 class Tap:
@@ -51,6 +53,7 @@ class Tap:
 
     def __init__(self, link: Any) -> None:
         self.frames: list[tuple[Way, bytes]] = []
+        self._link = link
         link.tamper = self._listen
 
     def _listen(self, frame: bytes, way: Way) -> bytes:
@@ -66,7 +69,7 @@ class Tap:
         return [one for one in self._on(Way.UP) if one.type.is_completion]
 
     def _on(self, way: Way) -> list[Seen]:
-        return [seen(frame) for at, frame in self.frames if at is way]
+        return [seen(frame, self._link.mode) for at, frame in self.frames if at is way]
 
 
 @dataclass

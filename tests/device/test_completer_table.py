@@ -230,6 +230,7 @@ def test_configuration_needs_no_ide_and_io_is_not_decoded(
 def test_a_poisoned_write_changes_nothing_and_ends_trust_where_it_counted(
     make_rig: Callable[..., Any], place: Place, arrival: Arrival, state: InterfaceState
 ) -> None:
+    """It counts if it was the TVM's own; where anybody may write, nobody can end trust by poison."""
     bench = Bench(make_rig, state, lock_msix=place.lock_msix)
     handled = COMPLETER_TABLE[kind_of(place, state)][arrival.access][state] is Handling.HANDLE
     before = place.inside(bench.tdi) if place.inside else b""
@@ -237,9 +238,24 @@ def test_a_poisoned_write_changes_nothing_and_ends_trust_where_it_counted(
     bench.send(_poisoned(write), arrival)
     assert (place.inside(bench.tdi) if place.inside else b"") == before
     assert bench.aer.recorded(Uncorrectable.POISONED_TLP)
-    assert bench.tdi.state is (ERROR if handled and state.locked else state)
-    if handled and state.locked:
+    counted = handled and state.locked and arrival.access is Access.TRUSTED_BOUND
+    assert bench.tdi.state is (ERROR if counted else state)
+    if counted:
         assert bench.rig.causes()[-1] == Event.POISONED.value
+
+
+@pytest.mark.parametrize("name", ["telemetry", "MSI-X table"])
+def test_whoever_may_write_a_non_tee_range_cannot_end_a_run(make_rig: Callable[..., Any], name: str) -> None:
+    """The VMM's writes to it, whole or poisoned, leave the TDI in RUN, and the TVM goes on."""
+    bench = Bench(make_rig, RUN)
+    write = memory_write(bench.root, 0, bench.address(PLACES[name]), b"\x40\x30\x20\x10")
+    for arrival in ARRIVALS.values():
+        if arrival.access is not Access.TRUSTED_BOUND:
+            bench.send(write, arrival)
+            bench.send(_poisoned(write), arrival)
+    assert bench.tdi.state is RUN
+    registers = memory_read(bench.root, 7, bench.address(PLACES["registers"]), 4)
+    assert bench.status(registers, ARRIVALS["T=1 on the bound stream"]) is CompletionStatus.SC
 
 
 def _poisoned(tlp: Tlp) -> Tlp:

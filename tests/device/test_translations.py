@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from device.link_tap import Agent, Tap
+from device.link_tap import OTHER_STREAM, Agent, Tap, second_stream
 from teeio.device.models.model import DmaError
 from teeio.device.translations import CACHE_SIZE
 from teeio.pcie.capabilities.ats import AtsCapability
@@ -241,6 +241,18 @@ def test_a_response_with_t_clear_ends_trust(make_rig: Callable[..., Any]) -> Non
         side.request_page(TARGET)
     assert tdi.state is ERROR
     assert rig.causes()[-1] == Event.UNPROTECTED_TRANSLATION.value
+
+
+@pytest.mark.parametrize(("stream_id", "state"), [(STREAM, RUN), (OTHER_STREAM, ERROR)])
+def test_a_response_with_t_set_counts_on_a_bound_stream_alone(
+    make_rig: Callable[..., Any], stream_id: int, state: InterfaceState
+) -> None:
+    rig, tdi, side = translating(make_rig)
+    second_stream(rig)
+    rig.root.agent.answers_pages = False
+    side.request_page(TARGET)
+    assert rig.root.post(response(rig, group=0), True, stream_id)
+    assert tdi.state is state
 
 
 def test_no_more_page_requests_wait_than_were_allotted(make_rig: Callable[..., Any]) -> None:

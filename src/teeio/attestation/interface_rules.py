@@ -68,18 +68,15 @@ def _tdx_lock_flags(case: Case) -> Judgement:
 # -- the report --------------------------------------------------------------------------------------------------------
 
 
-def interface_info_problems(report: DeviceInterfaceReport) -> list[str]:
-    """Say what of INTERFACE_INFO TDX Connect does not take (TDX module, tdisp.c; Device Guide, appendix A)."""
-    info = report.info
-    problems = []
-    if not info & InterfaceInfo.DMA_WITHOUT_PASID:
-        problems.append("INTERFACE_INFO lacks DMA_WITHOUT_PASID")
-    problems += [
-        f"INTERFACE_INFO has {flag.name}"
-        for flag in (InterfaceInfo.DMA_WITH_PASID, InterfaceInfo.ATS_ENABLED, InterfaceInfo.PRS_ENABLED)
-        if info & flag
-    ]
-    return problems
+def interface_info_problems(report: DeviceInterfaceReport, *, peer_to_peer: bool = False) -> list[str]:
+    """Say what of INTERFACE_INFO TDX Connect does not take (TDX module, tdisp.c; Device Guide, appendix A).
+
+    The model's own `peer_to_peer` profile needs ATS, as BIND_P2P does (PCIe Base 11.3.18).
+    """
+    needed = InterfaceInfo.DMA_WITHOUT_PASID | (InterfaceInfo.ATS_ENABLED if peer_to_peer else InterfaceInfo.NONE)
+    refused = (InterfaceInfo.DMA_WITH_PASID | InterfaceInfo.ATS_ENABLED | InterfaceInfo.PRS_ENABLED) & ~needed
+    problems = [f"INTERFACE_INFO lacks {flag.name}" for flag in needed if not report.info & flag]
+    return problems + [f"INTERFACE_INFO has {flag.name}" for flag in refused if report.info & flag]
 
 
 def control_problems(report: DeviceInterfaceReport) -> list[str]:
@@ -94,6 +91,18 @@ def control_problems(report: DeviceInterfaceReport) -> list[str]:
 
 def _tdx_interface_info(case: Case) -> Judgement:
     return all_of(interface_info_problems(case.report), "DMA is without PASID, ATS and PRS")
+
+
+def _peers_lock_flags(case: Case) -> Judgement:
+    flags = case.evidence.statement.lock_flags
+    wanted = LockFlags.NO_FW_UPDATE | LockFlags.BIND_P2P
+    if flags != wanted:
+        return failed(f"lock flags {LockFlags(flags)!r} are set, the peer-to-peer profile uses {wanted!r}")
+    return passed("the lock has NO_FW_UPDATE and BIND_P2P")
+
+
+def _peers_interface_info(case: Case) -> Judgement:
+    return all_of(interface_info_problems(case.report, peer_to_peer=True), "DMA is without PASID and PRS, with ATS")
 
 
 def _tdx_controls(case: Case) -> Judgement:
@@ -270,6 +279,30 @@ INTERFACE_RULES = (
         "PCIe Base 11.3.11; TDX Connect",
         _tdx_controls,
         profile=Profile.TDX,
+    ),
+    Rule(
+        "peers-lock-flags",
+        "The lock has NO_FW_UPDATE and BIND_P2P and nothing else",
+        "the VMM turns on other features behind the TVM's back",
+        "this model's peer-to-peer profile: LOCK flags",
+        _peers_lock_flags,
+        profile=Profile.PEERS,
+    ),
+    Rule(
+        "peers-interface-info",
+        "DMA is without PASID and PRS, with ATS",
+        "DMA reaches memory by a way that the TSM does not control",
+        "PCIe Base 11.3.11: INTERFACE_INFO; this model's peer-to-peer profile",
+        _peers_interface_info,
+        profile=Profile.PEERS,
+    ),
+    Rule(
+        "peers-controls",
+        "MSI-X, LNR and TPH controls are 0, with peer-to-peer too",
+        "interrupts or hints are steered by registers that the TSM does not control",
+        "PCIe Base 11.3.11; this model's peer-to-peer profile",
+        _tdx_controls,
+        profile=Profile.PEERS,
     ),
     Rule(
         "msix",

@@ -31,10 +31,14 @@ class Severity(Enum):
 
 
 class Profile(Enum):
-    """Which TSM the TVM runs under: TDX adds what the TDX Connect module insists on."""
+    """Which TSM the TVM runs under: TDX adds what the TDX Connect module insists on.
+
+    PEERS is this model's own: what TDX insists on, but with peer-to-peer and the ATS that it needs.
+    """
 
     BASE = "base"
     TDX = "tdx"
+    PEERS = "peers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,10 @@ MAX_SHOWN = 64
 
 def printable(text: str) -> str:
     """Escape what a device may have put into a name to forge lines or drive a terminal, and cut what is too long."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:MAX_EXPLANATION])
+    text = text[:MAX_EXPLANATION]
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def shown(value: bytes) -> str:

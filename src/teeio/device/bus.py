@@ -16,8 +16,9 @@ from teeio.observe import Observer, ignore
 from teeio.pcie.address import Bdf
 from teeio.pcie.capabilities.msix import MsixMessage
 from teeio.pcie.ports import EndpointPort
+from teeio.pcie.registers import Register
 from teeio.pcie.seams import Dma, Interrupts
-from teeio.pcie.tlp import MessageCode, Routing, message
+from teeio.pcie.tlp import PAGE, MessageCode, Routing, message
 from teeio.pcie.transfer import pieces
 from teeio.tdisp.tlp_rules import RequesterTlp, completion_accepted
 
@@ -77,6 +78,15 @@ class FunctionBus:
             status = dma.dma_write(self._function().requester_id, where, piece, t_bit, stream_id)
             self._gate.judge(status, t_bit, f"the write of {part} bytes at {at:#x}")
 
+    def translate(self, address: int, size: int, *, write: bool) -> None:
+        """Ask for the translations of these addresses that are not cached. Raises `DmaError`."""
+        _check_span(address, size)
+        for page in range(address & -PAGE, address + size, PAGE):
+            if self.translating.cache.find(page, write=write) is None:
+                self.translating.request(page, write=write)
+                if self.translating.cache.find(page, write=write) is None:
+                    raise DmaError(f"{page:#x} has no translation")
+
     def _permit(self, translated: int | None, size: int, what: str) -> Way:
         return self._gate.permit(RequesterTlp.MEMORY, what, None if translated is None else (translated, size))
 
@@ -101,6 +111,10 @@ class FunctionBus:
         made = make()
         if made is not None:
             self._interrupts().signal(self._function(), vector, made, t_bit, stream_id)
+
+    def msix_written(self, register: Register, old: int, new: int) -> None:
+        """Learn that software wrote to the MSI-X capability, which may have unmasked them all."""
+        self.release_interrupts()
 
     def release_interrupts(self) -> None:
         """Raise the interrupts whose mask has been cleared meanwhile."""

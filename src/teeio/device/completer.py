@@ -12,16 +12,17 @@ from teeio.device.function import Function
 from teeio.device.tdi import Tdi
 from teeio.observe import Observer, Refused
 from teeio.pcie.address import Bdf
-from teeio.pcie.capabilities.aer import AerCapability, Uncorrectable
+from teeio.pcie.capabilities.aer import Uncorrectable
 from teeio.pcie.config_space import Functions
 from teeio.pcie.seams import DONE, UNSUPPORTED, Reply
 from teeio.pcie.tlp import PAGE, CompletionStatus, MessageCode, Tlp, TlpType
 from teeio.pcie.transfer import serve_memory
 from teeio.tdisp.states import Event
+from teeio.tdisp.tlp_rules import Access
 
 
 class Completer:
-    """The completer side of a device; `find` gives the function that has an address now."""
+    """The completer side of a device; `find` gives the function that has an address now, `log` records an error of the port."""
 
     def __init__(
         self,
@@ -30,14 +31,14 @@ class Completer:
         tdis: Mapping[Function, Tdi],
         buses: Mapping[Function, FunctionBus],
         *,
-        aer: AerCapability,
+        log: Callable[[Uncorrectable, Tlp], None],
         observer: Observer,
     ) -> None:
         self._functions = functions
         self._find = find
         self._tdis = tdis
         self._buses = buses
-        self._aer = aer
+        self._log = log
         self._observer = observer
 
     def bar_read(self, function: Bdf, bar: int, offset: int, size: int, t_bit: bool, stream_id: int | None) -> Reply:
@@ -91,11 +92,14 @@ class Completer:
         return UNSUPPORTED if header.code == MessageCode.VENDOR_DEFINED_0 else DONE
 
     def _poisoned(self, tlp: Tlp, t_bit: bool, stream_id: int | None) -> Reply:
-        """Drop a poisoned write; one that a TDI would have taken cannot be recovered (11.4.6)."""
-        self._aer.record(Uncorrectable.POISONED_TLP, tlp.header)
+        """Drop a poisoned write; one that a TDI would have taken from its own TVM cannot be recovered (11.4.6).
+
+        What anybody may write, anybody may poison: nothing that a TVM trusts is lost with it, so the TDI goes on.
+        """
+        self._log(Uncorrectable.POISONED_TLP, tlp)
         start, size = tlp.memory().span
         hit = self._functions.decode(start, max(size, 1))
         found = self._admit(hit.function, hit.bar, hit.offset, size, t_bit, stream_id) if hit else None
-        if found is not None:
+        if found is not None and self._tdis[found].access(t_bit, stream_id) is Access.TRUSTED_BOUND:
             self._tdis[found].interface.happen(Event.POISONED)
         return DONE

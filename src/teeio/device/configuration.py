@@ -13,6 +13,7 @@ from teeio.device.models.model import FunctionModel
 from teeio.device.services import Services
 from teeio.errors import Misuse
 from teeio.pcie.address import FUNCTIONS, Bdf
+from teeio.pcie.capabilities.express import ExpressCapability
 from teeio.pcie.config_space import ExtendedCapability
 from teeio.spdm.constants import Capability
 from teeio.spdm.device_state import DeviceMeasurements, Identity
@@ -41,7 +42,8 @@ class Configuration:
 
     `idle_ports` counts ports of the device, before the one in use, that no link hangs on: they take up IDE_KM port
     indices. `doe_connections` are the ids of further SPDM connections through the DOE mailbox. `services` says how the device
-    does what the capabilities in `settings` offer besides identity and measurements.
+    does what the capabilities in `settings` offer besides identity and measurements. `flit_mode` says whether its port
+    supports Flit Mode.
     """
 
     manufacture: Manufacture = field(default_factory=Manufacture)
@@ -63,6 +65,7 @@ class Configuration:
     psks: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)
     services: Services = field(default_factory=Services)
     doe_connections: tuple[int, ...] = ()
+    flit_mode: bool = False
     name: str = "device"
 
     def another(self, number: int) -> Configuration:
@@ -110,4 +113,6 @@ def build_functions(c: Configuration, dsm: Sequence[ExtendedCapability]) -> tupl
     for number in range(c.vfs):
         model = c.model()
         vfs.append(Function(number, virtual_space(pci, model), model, parent=pfs[0]))
+    for function in (*pfs, *vfs):
+        function.express.set(ExpressCapability.CAPABILITIES, flit_mode=int(c.flit_mode))
     return pfs, vfs

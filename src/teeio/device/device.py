@@ -9,7 +9,7 @@ Left out: several ports in use, Flow-Through IDE, I/O space, expansion ROMs, enh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from teeio.attestation.device_mode import DebugMode
@@ -22,13 +22,13 @@ from teeio.device.dsm import Dsm, HostedTdisp
 from teeio.device.function import Function
 from teeio.device.identity import Firmware, Manufacturer, changes
 from teeio.device.key_port import DeviceKeyPort
+from teeio.device.present import Present
 from teeio.device.tdi import Tdi
 from teeio.device.vendor_messages import VendorMessages
 from teeio.errors import Misuse
 from teeio.ide_km.slots import KeyPort
 from teeio.observe import Observer, Refused, ignore
 from teeio.pcie.address import AddressRange, Bdf
-from teeio.pcie.capabilities.aer import AerCapability
 from teeio.pcie.capabilities.doe import DoeCapability
 from teeio.pcie.capabilities.express import ExpressCapability
 from teeio.pcie.capabilities.ide import IdeCapability
@@ -44,7 +44,7 @@ from teeio.pcie.tlp import CompletionStatus, Tlp
 from teeio.spdm.device_state import Identity
 from teeio.spdm.messages import DmtfEvent
 from teeio.tdisp.interface import Interface
-from teeio.tdisp.messages import FunctionId, LockFlags
+from teeio.tdisp.messages import LockFlags
 from teeio.tdisp.states import Event
 
 DOE_LIMIT = 1 << 16
@@ -82,6 +82,7 @@ class Device:
             {0: (pf0_sriov, [vf.space for vf in self.vfs])} if pf0_sriov else {},
         )
         self._by_space = {function.space: function for function in (*self.pfs, *self.vfs)}
+        self._present = Present(self.functions, self._by_space, lambda function: self.tdis[function].interface)
         self.port = self._make_port(link_rules)
         self.dma: Dma = self.port
         self.interrupts: Interrupts = self.port
@@ -92,7 +93,7 @@ class Device:
             self._at,
             self.tdis,
             self._buses,
-            aer=self.pfs[0].space.need(AerCapability),
+            log=self.port.log,
             observer=self.observer,
         )
         self.measurements = measurements_of(configuration)
@@ -119,6 +120,7 @@ class Device:
             observer=self.observer,
             rules=rules,
         )
+        port.link_status = [function.express for function in self.pfs]
         # Until somebody attaches the port it stands at a link with an open end.
         open_end = Link(bottom=c.name)
         open_end.top.receiver = _lost
@@ -189,6 +191,8 @@ class Device:
     def _watch(self) -> None:
         for function in self.tdis:
             function.express.watch(ExpressCapability.DEVICE_CONTROL, self._control_watcher(function))
+            # After the TDI, which may forbid interrupts now.
+            function.msix.observe(self._buses[function].msix_written)
         for function in self.pfs:
             # What places memory: BARs and Command in the header, VF BARs and VF Enable in SR-IOV.
             for block in (function.header, function.sriov):
@@ -216,9 +220,9 @@ class Device:
         first = self.functions.first
         return Bdf.of(first.requester_id + self.configuration.distance(function) & 0xFFFF, first.segment)
 
-    def present(self) -> dict[Bdf, Function]:
+    def present(self) -> Mapping[Bdf, Function]:
         """List the functions that exist now."""
-        return {address: self._by_space[space] for address, space in self.functions.present().items()}
+        return self._present.functions()
 
     def _at(self, function: Bdf) -> Function | None:
         space = self.functions.find(function)
@@ -235,16 +239,9 @@ class Device:
         """Give a function's way to memory, which its state rules. Raises `Misuse`."""
         return self._buses[self.tdi(function).function]
 
-    def hosted(self) -> dict[int, Interface]:
+    def hosted(self) -> Mapping[int, Interface]:
         """Give the interfaces by FUNCTION_ID, with and without the segment, as functions exist now."""
-        found: dict[int, Interface] = {}
-        for address, function in self.present().items():
-            interface = self.tdis[function].interface
-            found[address.requester_id] = interface
-            if address.segment <= 0xFF:
-                named = FunctionId(requester_id=address.requester_id, segment=address.segment, segment_valid=1)
-                found[named.number()] = interface
-        return found
+        return self._present.interfaces()
 
     def _placed(self) -> Iterator[tuple[Function, int, AddressRange]]:
         for function in self.present().values():
@@ -267,12 +264,7 @@ class Device:
 
     def config_write(self, function: Bdf, offset: int, size: int, value: int) -> bool:
         """Write configuration space; False if there is no such function now. Locked or not, the write takes effect."""
-        space = self.functions.find(function)
-        if space is None:
-            return False
-        space.write(offset, size, value)
-        self._buses[self._by_space[space]].release_interrupts()
-        return True
+        return self.functions.config_write(function, offset, size, value)
 
     def bar_read(self, function: Bdf, bar: int, offset: int, size: int, t_bit: bool, stream_id: int | None) -> Reply:
         """Read a BAR as the TDI's state allows, else Unsupported Request."""

@@ -94,7 +94,7 @@ class HostedTdisp:
 
     def respond(self, session_id: int, message: bytes, now: float) -> bytes | None:
         """Answer one message."""
-        self._responder.interfaces = dict(self._hosted())
+        self._responder.interfaces = self._hosted()
         return self._responder.respond(session_id, message, now)
 
     def session_ended(self, session_id: int) -> None:

@@ -82,6 +82,9 @@ class Manufacturer:
     chains: Mapping[BaseAsym, tuple[Authority, Authority]]
     entropy: Entropy = field(repr=False)
     since: float
+    _published: dict[tuple[int, tuple[bytes, ...]], tuple[bytes, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def found(cls, info: DeviceInfo, entropy: Entropy, now: float) -> Manufacturer:
@@ -100,10 +103,16 @@ class Manufacturer:
         return tuple(root.path[0] for root, _ in self.chains.values())
 
     def revocation_lists(self, now: float, revoked: Sequence[bytes] = ()) -> tuple[bytes, ...]:
-        """Publish the revocation lists of `now`, good for a week; `revoked` are DER certificates."""
-        validity = Validity(int(now) - DAY, int(now) + 7 * DAY)
-        authorities = [authority for chain in self.chains.values() for authority in chain]
-        return tuple(authority.revoke(list(revoked), int(now), validity) for authority in authorities)
+        """Publish the revocation lists of the day that is `now`, good for a week more; `revoked` are DER certificates."""
+        day = int(now) // DAY * DAY
+        published = self._published.get((day, tuple(revoked)))
+        if published is None:
+            validity = Validity(day, day + 8 * DAY)
+            authorities = [authority for chain in self.chains.values() for authority in chain]
+            published = tuple(authority.revoke(list(revoked), day, validity) for authority in authorities)
+            self._published.clear()
+            self._published[day, tuple(revoked)] = published
+        return published
 
     def certify(self, manufacture: Manufacture) -> dict[BaseAsym, Identity]:
         """Give a device its identities, each in slot 0."""

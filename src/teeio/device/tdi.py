@@ -240,12 +240,16 @@ class Tdi:
 
     # -- TLPs
 
+    def access(self, t_bit: bool, stream_id: int | None) -> Access:
+        """Say how a request arrived, for the completer table."""
+        if not t_bit:
+            return Access.UNTRUSTED
+        bound = stream_id is not None and stream_id in self.interface.bound_streams
+        return Access.TRUSTED_BOUND if bound else Access.TRUSTED_ELSEWHERE
+
     def handles(self, bar: int, offset: int, size: int, t_bit: bool, stream_id: int | None) -> bool:
         """Tell whether a memory request to the TDI's MMIO is handled; all its pages must allow it (11.2.1)."""
-        access = Access.UNTRUSTED
-        if t_bit:
-            bound = stream_id is not None and stream_id in self.interface.bound_streams
-            access = Access.TRUSTED_BOUND if bound else Access.TRUSTED_ELSEWHERE
+        access = self.access(t_bit, stream_id)
         pages = range(offset // PAGE_SIZE, (offset + max(size, 1) - 1) // PAGE_SIZE + 1)
         lenient = self.interface.policy.non_tee_ignores_state
         rules = (

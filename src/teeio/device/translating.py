@@ -1,6 +1,6 @@
 """A function's ATS and page requests on the link: what it asks, and what it is told (PCIe Base chapter 10).
 
-The accelerator never asks by itself; requests by translated address follow from what is in the cache.
+The accelerator asks where a descriptor wants it; requests by translated address follow from what is in the cache.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ class Translating:
             response = PageResponse.decode(tlp.message().body)
         except DecodeError:
             return UNSUPPORTED
-        if not self.cache.answer(response, t_bit):
+        trusted = t_bit and stream_id in self._gate.tdi.interface.bound_streams
+        if not self.cache.answer(response, trusted):
             self._gate.tdi.interface.happen(Event.UNPROTECTED_TRANSLATION)
         return DONE
 

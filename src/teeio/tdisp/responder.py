@@ -105,7 +105,9 @@ class TdispResponder:
         vdm: VdmHandler | None = None,
         observer: Observer = ignore,
     ) -> None:
-        self.interfaces = {interface_key(function_id): interface for function_id, interface in interfaces.items()}
+        self.interfaces: Mapping[int, Interface] = {
+            interface_key(function_id): interface for function_id, interface in interfaces.items()
+        }
         self.capabilities = capabilities or DsmCapabilities()
         self._entropy = entropy
         self._vdm = vdm

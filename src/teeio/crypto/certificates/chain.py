@@ -6,6 +6,7 @@ Follows DSP0274 (certificate chain format). Splits and joins; nothing here is tr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple, cast, get_args
 
 from cryptography import x509
@@ -21,6 +22,9 @@ from teeio.wire import REST, Record, blob, record, total_length
 
 MAX_CERTIFICATES = 64
 """More certificates than fit into 64 KiB in practice; bounds the work that a peer can ask for."""
+
+KEPT = 256
+"""Certificates, revocation lists and signatures that are remembered, of each."""
 
 
 class ChainFacts(NamedTuple):
@@ -80,8 +84,9 @@ def _malformed(offset: int, reason: str) -> DecodeError:
     return DecodeError("CertificateChain", "certificates", offset, reason)
 
 
+@lru_cache(maxsize=KEPT)
 def load_certificate(der: bytes) -> x509.Certificate:
-    """Parse one certificate. Raises `DecodeError`."""
+    """Parse one certificate; those of late are remembered, since each is looked at many times. Raises `DecodeError`."""
     try:
         certificate = x509.load_der_x509_certificate(der)
         for name in _FIELDS:

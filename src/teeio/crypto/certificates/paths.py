@@ -10,6 +10,7 @@ from collections.abc import Coroutine, Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from teeio.crypto.certificates.chain import KEPT
 from teeio.errors import AuthenticationFailed
 
 if TYPE_CHECKING:
@@ -32,9 +33,6 @@ PARSER_ERRORS = (
     RecursionError,
 )
 """What the path validator's lazy ASN.1 parser may raise on certificates that it cannot read; each is a refusal."""
-
-KEPT = 256
-"""Certificates, revocation lists and signatures that are remembered, of each."""
 
 
 def path_of(anchor: bytes, below: Sequence[bytes]) -> ValidationPath:

@@ -102,9 +102,19 @@ def _last_of(anchor: bytes, below: Sequence[bytes], at_time: float, lists: Seque
 
 
 def _of_path(path: ValidationPath, lists: Sequence[bytes]) -> list[CertificateList]:
-    """Choose the lists whose issuer is in the path: only from there does the validator take an issuer's key."""
-    subjects = {certificate.subject.hashable for certificate in path}
-    return [found for found in map(parsed_list, lists) if found.issuer.hashable in subjects]
+    """Choose the lists whose issuer is in the path: only from there does the validator take an issuer's key.
+
+    An authority may have namesakes, as with another algorithm; the key identifiers tell them apart (RFC 5280 section 5.2.1).
+    """
+    keys: dict[str, set[bytes | None]] = {}
+    for certificate in path:
+        keys.setdefault(certificate.subject.hashable, set()).add(certificate.key_identifier)
+    found = []
+    for one in map(parsed_list, lists):
+        known, meant = keys.get(one.issuer.hashable, set()), one.authority_key_identifier
+        if meant in known or (known and (meant is None or None in known)):
+            found.append(one)
+    return found
 
 
 def _revoked(name: str, error: RevokedError) -> str:

@@ -67,6 +67,8 @@ class Accelerator:
         self.memory = bytearray(MEMORY_SIZE)
         self._bus: Bus | None = None
         self._key: AeadKey | None = None
+        self.opened = self.sealed = 0
+        """Bytes of payload that its cipher has opened and sealed, ever: for whoever counts what data paths cost."""
         self._sequence = 0
         self._ring = (0, 1)
         self._consumed = self._produced = 0
@@ -188,8 +190,8 @@ class Accelerator:
             raise _Refused(Result.BAD_LENGTH)
         if descriptor.flags & DescriptorFlags.PROTECTED:
             return self._perform_protected(bus, descriptor)
-        result = compute(descriptor, self._read(bus, descriptor.source, descriptor.length))
-        self._write(bus, descriptor.destination, result)
+        result = compute(descriptor, self._fetch(bus, descriptor, descriptor.length))
+        self._store(bus, descriptor, result)
         return len(result)
 
     def _perform_protected(self, bus: Bus, descriptor: Descriptor) -> int:
@@ -198,18 +200,44 @@ class Accelerator:
             raise _Refused(Result.NO_KEY)
         if descriptor.sequence <= self._sequence:
             raise _Refused(Result.REPLAYED)
-        sealed = self._read(bus, descriptor.source, descriptor.length + TAG_SIZE)
+        local = bool(descriptor.flags & DescriptorFlags.LOCAL_SOURCE)
+        data = self._fetch(bus, descriptor, descriptor.length + (0 if local else TAG_SIZE))
         inward = protected_transfer(descriptor, Direction.TO_DEVICE, descriptor.length)
         try:
-            data = key.open(inward.nonce, sealed, inward.encode())
+            data = data if local else key.open(inward.nonce, data, inward.encode())
+            self.opened += 0 if local else len(data)
         except AuthenticationFailed:
             raise _Refused(Result.AUTHENTICATION_FAILED) from None
         # Used up before the result is sealed: whatever happens now, its nonce cannot come again.
         self._sequence = descriptor.sequence
         result = compute(descriptor, data)
         outward = protected_transfer(descriptor, Direction.FROM_DEVICE, len(result))
-        self._write(bus, descriptor.destination, key.seal(outward.nonce, result, outward.encode()))
+        local = bool(descriptor.flags & DescriptorFlags.LOCAL_DESTINATION)
+        self._store(bus, descriptor, result if local else key.seal(outward.nonce, result, outward.encode()))
+        self.sealed += 0 if local else len(result)
         return len(result)
+
+    def _fetch(self, bus: Bus, descriptor: Descriptor, size: int) -> bytes:
+        """Read the source: device memory, a peer's memory by translated address, or memory."""
+        if descriptor.flags & DescriptorFlags.LOCAL_SOURCE:
+            return bytes(self.memory[self._local(descriptor.source, size)])
+        if descriptor.flags & DescriptorFlags.TRANSLATED_SOURCE:
+            bus.translate(descriptor.source, size, write=False)
+        return self._read(bus, descriptor.source, size)
+
+    def _store(self, bus: Bus, descriptor: Descriptor, data: bytes) -> None:
+        """Write the result, as `_fetch` reads the source."""
+        if descriptor.flags & DescriptorFlags.LOCAL_DESTINATION:
+            self.memory[self._local(descriptor.destination, len(data))] = data
+            return
+        if descriptor.flags & DescriptorFlags.TRANSLATED_DESTINATION:
+            bus.translate(descriptor.destination, len(data), write=True)
+        self._write(bus, descriptor.destination, data)
+
+    def _local(self, offset: int, size: int) -> slice:
+        if offset + size > len(self.memory):
+            raise _Refused(Result.BAD_LENGTH)
+        return slice(offset, offset + size)
 
     def _stop(self, why: Result) -> None:
         """Drop what waits and say why."""

@@ -36,6 +36,10 @@ class Bus(Protocol):
         """Write memory. Raises `DmaError` if the request may not go out now."""
         ...
 
+    def translate(self, address: int, size: int, *, write: bool) -> None:
+        """Have these addresses translated, so that requests for them go where they lead. Raises `DmaError`."""
+        ...
+
     def interrupt(self, vector: int) -> None:
         """Raise an interrupt; one that may not go out now is dropped."""
         ...
