@@ -36,5 +36,9 @@ def test_every_attack_names_attacker_phase_and_rule_and_has_a_mutant() -> None:
         assert not attack.counterpart or ATTACKS[attack.counterpart].expected is Expected.STOPPED
 
 
+def test_the_catalogue_is_played_from_session_to_run() -> None:
+    assert {attack.number for attack in ATTACKS.values()} >= set(range(26, 57))
+
+
 def test_an_outcome_without_observations_is_no_success() -> None:
     assert not Outcome("nothing").stopped

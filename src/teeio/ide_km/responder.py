@@ -146,16 +146,9 @@ class IdeKmResponder:
 
     def _key_prog(self, session_id: int, request: KeyProg) -> Response:
         self._own(session_id)
-        port = self.ports.get(request.port_index)
-        slot = request.key_sub_stream.slot()
-        if port is None:
-            raise Reject(KpAckStatus.UNSUPPORTED_PORT_INDEX, f"port index {request.port_index} does not exist")
-        if slot is None:
-            raise Reject(KpAckStatus.UNSUPPORTED_VALUE, f"sub-stream {request.key_sub_stream.sub_stream} is reserved")
-        if request.stream_id not in port.stream_ids():
-            raise Reject(KpAckStatus.UNSUPPORTED_VALUE, f"the port has no stream {request.stream_id}")
-        if request.ifv != INITIAL_IFV:
-            raise Reject(KpAckStatus.UNSUPPORTED_VALUE, f"the IFV is {request.ifv:#x}, it must be {INITIAL_IFV}")
+        port, slot = self.named_port(request), named_slot(request)
+        check_stream(request, port)
+        check_ifv(request)
         rule = SLOT_RULES[ObjectId.KEY_PROG, port.slot_state(request.stream_id, slot)]
         if rule.next_state is None:
             raise Reject(KpAckStatus.UNSPECIFIED_FAILURE, rule.why)
@@ -168,6 +161,13 @@ class IdeKmResponder:
             key_sub_stream=request.key_sub_stream,
             port_index=request.port_index,
         )
+
+    def named_port(self, request: KeyProg) -> KeyPort:
+        """Give the port that KEY_PROG names. Raises `Reject`."""
+        port = self.ports.get(request.port_index)
+        if port is None:
+            raise Reject(KpAckStatus.UNSUPPORTED_PORT_INDEX, f"port index {request.port_index} does not exist")
+        return port
 
     def _set_go(self, session_id: int, request: KSetGo) -> Response:
         port, slot = self._addressed(session_id, request)
@@ -191,6 +191,29 @@ class IdeKmResponder:
         if rule.next_state is None:
             raise Reject(_NO_ANSWER, rule.why)
         return port, slot
+
+
+# -- what may be wrong with a KEY_PROG; each raises `Reject`
+
+
+def named_slot(request: KeyProg) -> KeySlot:
+    """Give the slot that KEY_PROG names."""
+    slot = request.key_sub_stream.slot()
+    if slot is None:
+        raise Reject(KpAckStatus.UNSUPPORTED_VALUE, f"sub-stream {request.key_sub_stream.sub_stream} is reserved")
+    return slot
+
+
+def check_stream(request: KeyProg, port: KeyPort) -> None:
+    """Refuse a stream that the port has not."""
+    if request.stream_id not in port.stream_ids():
+        raise Reject(KpAckStatus.UNSUPPORTED_VALUE, f"the port has no stream {request.stream_id}")
+
+
+def check_ifv(request: KeyProg) -> None:
+    """Refuse another first invocation than 1."""
+    if request.ifv != INITIAL_IFV:
+        raise Reject(KpAckStatus.UNSUPPORTED_VALUE, f"the IFV is {request.ifv:#x}, it must be {INITIAL_IFV}")
 
 
 def _refusing_ack(message: bytes, status: int) -> bytes:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
 from teeio.attestation import policy
 from teeio.platform import Platform
 from teeio.scenarios.journal import Journal
+from teeio.spdm import rules
+from teeio.spdm.messages import Request
+from teeio.spdm.rules import Place
+from teeio.tdisp import preconditions
 
 
 class Expected(Enum):
@@ -77,6 +81,19 @@ def without_rule(name: str) -> Mutant:
     """Make the mutant whose attestation policy lacks one rule."""
     rest = tuple(rule for rule in policy.RULES if rule.id != name)
     return without(f"the policy's rule {name}", policy, "RULES", rest)
+
+
+def legal_at(request: type[Request[Any]], place: Place) -> Mutant:
+    """Make the mutant whose responder takes a request at one place more."""
+    rule = rules.BY_REQUEST[request.CODE]
+    lenient = {**rules.BY_REQUEST, request.CODE: replace(rule, place=rule.place | place)}
+    return without(f"the rule that {request.NAME} has no place there", rules, "BY_REQUEST", lenient)
+
+
+def without_lock_checks(*names: str) -> Mutant:
+    """Make the mutant whose device lacks conditions of LOCK_INTERFACE."""
+    rest = tuple(check for check in preconditions.LOCK_CHECKS if check.name not in names)
+    return without(f"the device's checks of {' and '.join(names)}", preconditions, "LOCK_CHECKS", rest)
 
 
 @dataclass(frozen=True, slots=True)

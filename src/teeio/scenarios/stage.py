@@ -116,6 +116,14 @@ class Stage:
         """The TVM at work on SECRET in private memory."""
         return Work(self, self.guest, self.running)
 
+    def begin_anew(self, interface: AssignedInterface, guest: Guest) -> None:
+        """Give the interface back, connect the device anew, as its session may be gone, and bring the interface up."""
+        interface.unlock(self.now())
+        self.vmm.pci_tsm.disconnect(self.pf, self.now())
+        self.vmm.vfio.reset(self.pf)
+        self.vmm.pci_tsm.connect(self.pf, self.now())
+        interface.bring_up(guest.verifier, TRUSTED_REGISTERS, self.now())
+
     # -- what the attacker does
 
     @contextmanager

@@ -6,12 +6,14 @@ The numbers are those of the catalogue of attacks (docs/attacks.md); names say w
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from teeio.scenarios.attacks.configuration import CONFIGURATION
 from teeio.scenarios.attacks.endless import ENDLESS
 from teeio.scenarios.attacks.evidence import EVIDENCE
 from teeio.scenarios.attacks.keys import KEYS
 from teeio.scenarios.attacks.link import LINK
 from teeio.scenarios.attacks.locking import LOCKING
 from teeio.scenarios.attacks.published import PUBLISHED
+from teeio.scenarios.attacks.records import RECORDS
 from teeio.scenarios.attacks.running import RUNNING
 from teeio.scenarios.attacks.session import SESSION
 from teeio.scenarios.attacks.starting import STARTING
@@ -21,7 +23,19 @@ ATTACKS: Mapping[str, Scenario] = MappingProxyType(
     {
         one.name: one
         for one in sorted(
-            (*SESSION, *ENDLESS, *KEYS, *LINK, *PUBLISHED, *LOCKING, *STARTING, *EVIDENCE, *RUNNING),
+            (
+                *SESSION,
+                *RECORDS,
+                *ENDLESS,
+                *KEYS,
+                *LINK,
+                *PUBLISHED,
+                *LOCKING,
+                *CONFIGURATION,
+                *STARTING,
+                *EVIDENCE,
+                *RUNNING,
+            ),
             key=lambda one: one.number,
         )
     }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from teeio.abi import HypercallResult
 from teeio.abi import hypercalls as v
 from teeio.abi.operands import PAGE_SIZE
+from teeio.device import tdi
 from teeio.device.configuration import Configuration
 from teeio.device.models.accelerator import Accelerator
 from teeio.device.models.model import Region
@@ -20,8 +22,9 @@ from teeio.scenarios.rogue import Rogue
 from teeio.scenarios.scenario import Outcome, Scenario, nothing, without, without_rule
 from teeio.scenarios.stage import Stage
 from teeio.tdisp import flows, interface, nonces
-from teeio.tdisp.messages import InterfaceState, RangeAttributes
+from teeio.tdisp.messages import DeviceInterfaceReport, InterfaceState, RangeAttributes
 
+PLANTED = bytes.fromhex("bad0c0de")
 LOCKS = nonces.ENOUGH
 _WEAK_SOURCE = without("a random number generator", interface, "draw_nonce", lambda entropy: entropy(8) + bytes(24))
 """The device under suspicion: 8 bytes of its nonces are random."""
@@ -60,6 +63,7 @@ def _edited_report(platform: Platform, journal: Journal) -> Outcome:
     for case, edit in (
         ("the device's own information changed", lambda report: report[:-1] + bytes([report[-1] ^ 1])),
         ("one bit of a range changed", lambda report: report[:20] + bytes([report[20] ^ 1]) + report[21:]),
+        ("its last range cut off", _without_last_range),
     ):
 
         def dishonest(
@@ -77,6 +81,12 @@ def _edited_report(platform: Platform, journal: Journal) -> Outcome:
     return outcome
 
 
+def _without_last_range(report: bytes) -> bytes:
+    """Cut a range off in such a way that what is left is a report."""
+    whole = DeviceInterfaceReport.decode(report)
+    return replace(whole, ranges=whole.ranges[:-1]).encode()
+
+
 def _brought_up(stage: Stage, interface: AssignedInterface) -> str:
     """Bring the interface up; give what refused it."""
     return stage.refused(lambda: interface.bring_up(stage.guest.verifier, TRUSTED_REGISTERS, stage.now()))
@@ -92,7 +102,9 @@ def _wrong_mapping(platform: Platform, journal: Journal) -> Outcome:
     mappings = stage.vmm.pci_tsm.mappings
     honest: Placing = mappings.map_mmio
     own, other = (function.bars[0].address for function in (stage.vf, stage.pf.vfs[1]))
-    outcome = Outcome("mapped the pages of a BAR in the wrong order, shifted by one, and to another function's BAR")
+    outcome = Outcome(
+        "mapped the pages of a BAR in the wrong order, shifted by one, to another function's BAR, and all to one"
+    )
 
     def crossed(mapped: MappedInterface, gpa: int, mmio: int, size: int) -> None:
         for offset in range(0, size, PAGE_SIZE):
@@ -104,10 +116,19 @@ def _wrong_mapping(platform: Platform, journal: Journal) -> Outcome:
     def foreign(mapped: MappedInterface, gpa: int, mmio: int, size: int) -> None:
         honest(mapped, gpa, mmio - own + other, size)
 
-    for case, placing in (("pages crossed", crossed), ("shifted by a page", shifted), ("another function", foreign)):
+    def overlapping(mapped: MappedInterface, gpa: int, mmio: int, size: int) -> None:
+        for offset in range(0, size, PAGE_SIZE):
+            honest(mapped, gpa + offset, mmio, PAGE_SIZE)
+
+    for case, placing, wanted in (
+        ("pages crossed", crossed, "MMIO_REPORT_MISMATCH"),
+        ("shifted by a page", shifted, "MMIO_REPORT_MISMATCH"),
+        ("another function", foreign, "MMIO_REPORT_MISMATCH"),
+        ("all on one page", overlapping, "MMIO_INVALID_PAGE_METADATA"),
+    ):
         with stage.attack("VMM", f"map the MMIO wrongly: {case}"), stage.instead(mappings, "map_mmio", placing):
             said = _brought_up(stage, interface)
-        outcome.see(f"{case}: {said or 'accepted'}", "MMIO_REPORT_MISMATCH" in said)
+        outcome.see(f"{case}: {said or 'accepted'}", wanted in said)
         outcome.see(f"{case}: the TDI never ran", "RUN" not in stage.tdi_states())
     outcome.see("mapped as reported the TVM accepts", not _brought_up(stage, interface))
     return outcome
@@ -131,6 +152,45 @@ def _open_registers(platform: Platform, journal: Journal) -> Outcome:
         said = _brought_up(stage, interface)
         outcome.see(f"the TVM: {said or 'accepted'}", "tee-registers" in said)
         outcome.see(f"the TDI is in {stage.state().name}", stage.state() is InterfaceState.CONFIG_UNLOCKED)
+    return outcome
+
+
+_CLAIMED_TABLE = without(
+    "the rule that MSI-X pages are reported as such only if locked", tdi, "_reported", lambda a, _: a
+)
+"""The device under suspicion: it says that it holds an MSI-X table for the TVM, which anybody may write."""
+
+
+_MESSAGE_DATA = 8
+"""Where an entry of the table has the data of its message."""
+
+
+def _unlocked_msix(platform: Platform, journal: Journal) -> Outcome:
+    """Claim an MSI-X table that is not locked; then report it truly."""
+    stage = Stage(platform, journal)
+    interface = stage.assigned
+    outcome = Outcome("reported the pages of an MSI-X table that is not locked as the TVM's table")
+    with stage.attack("device", "claim an MSI-X table"), _CLAIMED_TABLE.living():
+        said = _brought_up(stage, interface)
+        outcome.see(f"the TVM: {said or 'accepted'}", "msix" in said)
+        outcome.see(f"the TDI is in {stage.state().name}", stage.state() is InterfaceState.CONFIG_UNLOCKED)
+    said = _brought_up(stage, interface)
+    outcome.see(f"reported truly: {said or 'accepted'}", not said)
+    place = next(
+        region
+        for region in stage.device.tdi(stage.vf.address).function.regions
+        if region.attributes & RangeAttributes.MSIX_TABLE
+    )
+    private = {found.bar for found in interface.ranges}
+    outcome.see(
+        f"BARs {sorted(private)} have private pages, the table's BAR {place.bar} has none", place.bar not in private
+    )
+    table = stage.vf.bars[place.bar].address + place.offset + _MESSAGE_DATA
+    platform.root_complex.vmm.mmio_write(table, PLANTED)
+    read = platform.root_complex.vmm.mmio_read(table, len(PLANTED))
+    outcome.see(
+        f"the VMM writes {PLANTED.hex()} to the table and reads {read.hex()}: it is the host's", read == PLANTED
+    )
     return outcome
 
 
@@ -175,5 +235,15 @@ EVIDENCE = (
         _open_registers,
         (without_rule("tee-registers"),),
         options={"configuration": Configuration(model=_OpenRegisters)},
+    ),
+    Scenario(
+        54,
+        "unlocked-msix",
+        "the device reports an MSI-X table that is not locked as the TVM's",
+        "device",
+        "accept",
+        "PCIe Base 11.3.11: MSI-X pages are reported as such only if locked; else the range stays shared",
+        _unlocked_msix,
+        (without_rule("msix"),),
     ),
 )

@@ -8,6 +8,7 @@ from typing import Any
 from teeio.errors import ErrorResponse
 from teeio.flow import Flow
 from teeio.ide_km import flows as ide_km
+from teeio.ide_km import responder
 from teeio.ide_km.messages import (
     INITIAL_IFV,
     KEY_SIZE,
@@ -21,12 +22,19 @@ from teeio.ide_km.messages import (
     KeySubStream,
     KpAck,
     KpAckStatus,
-    Response,
+    ObjectId,
+    decode_message,
     key_slots,
 )
 from teeio.ide_km.responder import IdeKmResponder
+from teeio.ide_km.slots import SLOT_RULES
+from teeio.ide_km.slots import SlotState as KmSlotState
+from teeio.pcie import ide as pcie
+from teeio.pcie.capabilities.ide import SELECTIVE_STATUS
 from teeio.pcie.ide import Stream
+from teeio.pcie.ide_key import SlotState
 from teeio.pcie.ide_keyed import KeyedStreams
+from teeio.pcie.tlp import SubStream
 from teeio.platform import Platform
 from teeio.scenarios.journal import Journal
 from teeio.scenarios.rogue import PORT_INDEX, Rogue
@@ -63,6 +71,13 @@ def _second_session(platform: Platform, journal: Journal) -> Outcome:
     outcome.see(f"the TDI is in {stage.state().name}", stage.state() is InterfaceState.RUN)
     refusal = stage.refused(work.copy)
     outcome.see(f"the TVM's next job: {refusal or 'done'}", not refusal)
+    with journal.step("VMM", "disconnect the TSM, and come back"):
+        work.leave()
+        stage.vmm.pci_tsm.disconnect(stage.pf, stage.now())
+        later = Rogue(stage, "later")
+        later.open_session()
+        said = stage.refused(later.key_stream)
+    outcome.see(f"once the TSM's session is over, QUERY and KEY_PROG: {said or 'taken'}", not said)
     return outcome
 
 
@@ -83,19 +98,29 @@ _BAD_KEY_PROGS: tuple[tuple[str, dict[str, Any], int, KpAckStatus], ...] = (
 
 
 def _bad_key_prog(platform: Platform, journal: Journal) -> Outcome:
-    """Program keys by messages that are wrong in one field each."""
+    """Program keys by messages that are wrong in one field each, then one over a key in use."""
     stage = Stage(platform, journal)
     rogue = Rogue(stage)
     rogue.open_session()
     rogue.key_stream(slots=[])
-    outcome = Outcome("sent KEY_PROG with a wrong port, stream, sub-stream, IFV and length")
-    for case, fields, cut, wanted in _BAD_KEY_PROGS:
+    outcome = Outcome("sent KEY_PROG with a wrong port, stream, sub-stream, IFV and length, and over a key in use")
+    port = stage.device.port.ide
+
+    def attempt(case: str, fields: dict[str, Any], cut: int, wanted: KpAckStatus) -> None:
         with stage.attack("VMM", f"KEY_PROG with {case}"):
             ack = rogue.inside(_raw_key_prog(rogue, fields, cut))
             outcome.see(f"{case}: KP_ACK {ack.name}", ack is wanted)
-    device = stage.device.port.ide
-    outcome.see("no key slot holds a key", not device.keyed(STREAM_ID))
-    outcome.see("the TDI is as it was", stage.state() is InterfaceState.CONFIG_UNLOCKED)
+
+    for case, fields, cut, wanted in _BAD_KEY_PROGS:
+        attempt(case, fields, cut, wanted)
+    slots = [(key_set, direction, one) for key_set in pcie.KeySet for direction in pcie.Direction for one in SubStream]
+    filled = sum(port.slot_state(STREAM_ID, *slot) is not SlotState.EMPTY for slot in slots)
+    outcome.see(f"{filled} of the stream's {len(slots)} key slots hold a key", not filled)
+    rogue.key_stream()
+    rogue.inside(ide_km.set_go(PORT_INDEX, STREAM_ID, KeySet.K0, Direction.RX))
+    attempt("a key over one in use", {}, 0, KpAckStatus.UNSPECIFIED_FAILURE)
+    state = port.slot_state(STREAM_ID, *slots[0])
+    outcome.see(f"that slot holds a key that is {state.value}, as before", state is SlotState.READY)
     return outcome
 
 
@@ -116,28 +141,52 @@ def _raw_key_prog(rogue: Rogue, fields: dict[str, Any], cut: int) -> Flow[KpAckS
     return KpAckStatus(KpAck.decode(answer[1:]).status)
 
 
-def _agreeable(responder: IdeKmResponder, session_id: int, message: bytes) -> Response:
-    """Answer every KEY_PROG with success, without looking at it."""
-    if message[0] != KeyProg.CODE:
-        return _honest(responder, session_id, message)
-    return KpAck(stream_id=message[2], status=KpAckStatus.SUCCESSFUL, key_sub_stream=_GOOD, port_index=message[6])
+_LENGTH = len(
+    KeyProg(stream_id=0, key_sub_stream=_GOOD, port_index=0, key_dwords=bytes(32), ifv_high=0, ifv_low=0).encode()
+)
 
 
-_honest = IdeKmResponder._answer
+def _padded(message: bytes) -> Any:
+    """Decode a message as if missing bytes were zero."""
+    return decode_message(message.ljust(_LENGTH, b"\0") if message[0] == KeyProg.CODE else message)
+
+
+def _any_slot(request: KeyProg) -> KeySlot:
+    """Take a reserved sub-stream for the first one."""
+    return request.key_sub_stream.slot() or _RECEIVING[0]
+
+
+_SLOT_RULES = {
+    **SLOT_RULES,
+    (ObjectId.KEY_PROG, KmSlotState.ACTIVE): SLOT_RULES[ObjectId.KEY_PROG, KmSlotState.PROGRAMMED],
+}
+_KEY_PROG_MUTANTS = (
+    without("the look at PortIndex", IdeKmResponder, "named_port", lambda self, _: next(iter(self.ports.values()))),
+    without("the look at the Stream ID", responder, "check_stream", nothing),
+    without("the look at reserved sub-streams", responder, "named_slot", _any_slot),
+    without("the look at the IFV", responder, "check_ifv", nothing),
+    without("the look at the length", responder, "decode_message", _padded),
+    without("the rule that a key in use stays", responder, "SLOT_RULES", _SLOT_RULES),
+)
 
 
 def _half_keys(platform: Platform, journal: Journal) -> Outcome:
-    """Let the device receive but not send, and take the stream into use."""
+    """Let the device receive but not send, then send but not receive, and take the stream into use."""
     stage = Stage(platform, journal)
-    rogue = Rogue(stage)
-    rogue.open_session()
-    rogue.key_stream(slots=list(_RECEIVING))
     outcome = Outcome("programmed and started the keys of one direction only, and enabled the stream")
-    with stage.attack("VMM", "K_SET_GO for reception only, then Enable"):
-        rogue.inside(ide_km.set_go(PORT_INDEX, STREAM_ID, KeySet.K0, Direction.RX))
-        rogue.enable_stream()
-    secure = stage.device.port.ide.is_secure(STREAM_ID)
-    outcome.see(f"the device's stream is {'Secure' if secure else 'Insecure'}", not secure)
+    for direction in Direction:
+        only = f"{direction.name} only"
+        rogue = Rogue(stage, only)
+        rogue.open_session()
+        rogue.key_stream(slots=list(key_slots(KeySet.K0, direction)))
+        with stage.attack("VMM", f"K_SET_GO for {only}, then Enable"):
+            rogue.inside(ide_km.set_go(PORT_INDEX, STREAM_ID, KeySet.K0, direction))
+            rogue.stream.enable()
+        status = stage.pf.config.read(rogue.stream.base + SELECTIVE_STATUS.offset, 4)
+        outcome.see(f"{only}: the stream's status register reads {status:#010x}", not rogue.stream.secure)
+        said = stage.refused(rogue.lock)
+        outcome.see(f"{only}: LOCK_INTERFACE on it: {said or 'done'}", "INVALID_REQUEST" in said)
+        rogue.stream.clear()
     return outcome
 
 
@@ -188,7 +237,7 @@ KEYS = (
         "IDE_KM",
         "PCIe Base 6.33.3: status of KP_ACK",
         _bad_key_prog,
-        (without("the device's checks of KEY_PROG", IdeKmResponder, "_answer", _agreeable),),
+        _KEY_PROG_MUTANTS,
     ),
     Scenario(
         38,

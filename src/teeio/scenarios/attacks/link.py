@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
-from teeio.crypto.aead import TAG_SIZE
 from teeio.errors import Misuse
 from teeio.pcie.capabilities.aer import AerCapability
-from teeio.pcie.ide_key import MAC_SIZE, KeySlot
-from teeio.pcie.ide_tlp import is_ide
+from teeio.pcie.ide_key import MAC_SIZE, IdeCheckFailed, KeySlot
 from teeio.pcie.link import Way
+from teeio.pcie.link_mode import LinkMode
 from teeio.platform import Platform
 from teeio.scenarios.journal import Journal
-from teeio.scenarios.mutants import NO_COUNTER
-from teeio.scenarios.scenario import Outcome, Scenario, without
+from teeio.scenarios.mutants import NO_COUNTER, NO_MAC
+from teeio.scenarios.scenario import Mutant, Outcome, Removed, Scenario
 from teeio.scenarios.stage import SECRET, STREAM_ID, Stage
 from teeio.tdisp.messages import InterfaceState
+
+Act: TypeAlias = Callable[[bytes], "bytes | list[bytes] | None"]
 
 
 class Once:
     """Somebody on the link who does something to one IDE TLP with a payload, on its way up, and lets all else pass."""
 
-    def __init__(self, act: Callable[[bytes], bytes | list[bytes] | None]) -> None:
+    def __init__(self, mode: LinkMode, act: Act) -> None:
+        self._mode = mode
         self._act = act
         self.done = False
 
     def __call__(self, frame: bytes, way: Way) -> bytes | list[bytes] | None:
         """Take a frame."""
-        if self.done or way is not Way.UP or not is_ide(frame) or len(frame) < _WITH_PAYLOAD:
+        if self.done or way is not Way.UP or len(frame) < _WITH_PAYLOAD or not self._mode.ide_fields(frame):
             return frame
         self.done = True
         return self._act(frame)
@@ -45,30 +48,36 @@ def _flip(frame: bytes) -> bytes:
 def _bit_flip(platform: Platform, journal: Journal) -> Outcome:
     """Flip one bit of what the device writes into private memory."""
     outcome = Outcome("flipped one bit of the payload of an IDE TLP on its way to the TVM's memory")
-    _strike(Stage(platform, journal), outcome, "flip a bit of an IDE TLP", Once(_flip))
+    _strike(Stage(platform, journal), outcome, "flip a bit of an IDE TLP", _flip)
     return outcome
 
 
 def _lost_tlp(platform: Platform, journal: Journal) -> Outcome:
     """Lose one TLP."""
     outcome = Outcome("took one IDE TLP off the link")
-    _strike(Stage(platform, journal), outcome, "take an IDE TLP off the link", Once(lambda _: None))
+    _strike(Stage(platform, journal), outcome, "take an IDE TLP off the link", lambda _: None)
     return outcome
 
 
 def _replayed_tlp(platform: Platform, journal: Journal) -> Outcome:
     """Let one TLP arrive twice."""
     outcome = Outcome("let one IDE TLP arrive twice")
-    _strike(Stage(platform, journal), outcome, "let an IDE TLP arrive twice", Once(lambda frame: [frame, frame]))
+    _strike(Stage(platform, journal), outcome, "let an IDE TLP arrive twice", lambda frame: [frame, frame])
     return outcome
 
 
-def _strike(stage: Stage, outcome: Outcome, title: str, tamper: Once) -> None:
-    work = stage.work
+def _strike(stage: Stage, outcome: Outcome, title: str, act: Act) -> None:
+    work, tamper = stage.work, Once(stage.link.mode, act)
     work.result.write(0, bytes(len(SECRET)))
     with stage.attack("link", title), stage.on_the_link(tamper):
         said = stage.refused(work.copy)
     outcome.see("the attack took place", tamper.done)
+    held = work.result.read(0, len(SECRET))
+    wrong = sum(got not in (0, true) for got, true in zip(held, SECRET, strict=True))
+    outcome.see(
+        f"of the {len(held)} bytes for the result {len(held) - held.count(0)} were written, {wrong} of them wrongly",
+        not wrong,
+    )
     _judge(stage, outcome, said)
 
 
@@ -90,7 +99,7 @@ def _hostile_switch(platform: Platform, journal: Journal) -> Outcome:
     if switch is None:
         raise Misuse("this is played on a platform with a switch")
     outcome = Outcome("read all that goes through the switch, and sent one IDE TLP up twice")
-    upstream, seen, repeated = switch.upstream, bytearray(), Once(lambda frame: [frame, frame])
+    upstream, seen, repeated = switch.upstream, bytearray(), Once(switch.upstream.mode, lambda frame: [frame, frame])
     honest = upstream.emit
 
     def repeating(frame: bytes) -> None:
@@ -113,10 +122,23 @@ def _hostile_switch(platform: Platform, journal: Journal) -> Outcome:
     return outcome
 
 
-def _unchecked_open(self: KeySlot, ciphertext: bytes, mac: bytes, associated: bytes) -> bytes:
-    """Decrypt without looking at the MAC."""
-    key, iv = self._next()
-    return key.seal(iv, ciphertext, b"")[:-TAG_SIZE] if ciphertext else b""
+def _in_the_clear(self: KeySlot, plaintext: bytes, associated: bytes) -> bytes:
+    """Give the plaintext with the MAC."""
+    return plaintext + _seal(self, plaintext, associated)[len(plaintext) :]
+
+
+def _opened_in_the_clear(self: KeySlot, plaintext: bytes, mac: bytes, associated: bytes) -> bytes:
+    """Check the MAC of a plaintext."""
+    if _seal(self, plaintext, associated)[len(plaintext) :] != mac:
+        raise IdeCheckFailed("the MAC does not verify", "PCIe Base 6.33.5")
+    return plaintext
+
+
+_seal = KeySlot.seal
+_NO_ENCRYPTION = Mutant(
+    "encryption of the payload",
+    (Removed(KeySlot, "seal", _in_the_clear), Removed(KeySlot, "open", _opened_in_the_clear)),
+)
 
 
 _RULE = "PCIe Base 6.33.5: MAC over header and data; a failed check makes the stream Insecure and its TDIs go to ERROR"
@@ -131,7 +153,7 @@ LINK = (
         "run",
         _RULE,
         _bit_flip,
-        (without("the comparison of the MAC", KeySlot, "open", _unchecked_open),),
+        (NO_MAC,),
     ),
     Scenario(
         41,
@@ -161,7 +183,7 @@ LINK = (
         "run",
         "PCIe Base 6.33.4: Selective IDE flows through a switch, which has no key; " + _COUNTED.partition(": ")[2],
         _hostile_switch,
-        (NO_COUNTER,),
+        (NO_COUNTER, _NO_ENCRYPTION),
         options={"switch": True},
     ),
 )

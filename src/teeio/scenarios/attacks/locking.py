@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from teeio.abi.operands import PAGE_SIZE, DevifOperation, LockParameters
+from teeio.accelerator_interface import BAR_SIZE, MAGIC
+from teeio.guest import accept
+from teeio.guest.accept import Phase
+from teeio.guest.driver import TRUSTED_REGISTERS
+from teeio.host.tdx.interface_calls import InterfaceCalls
 from teeio.ide_km.messages import Direction, KeySet, key_slots
 from teeio.platform import Platform
 from teeio.scenarios.journal import Journal
 from teeio.scenarios.rogue import Rogue
-from teeio.scenarios.scenario import Outcome, Scenario, nothing, without, without_rule
+from teeio.scenarios.scenario import Outcome, Scenario, nothing, without, without_lock_checks, without_rule
 from teeio.scenarios.stage import Stage
+from teeio.spdm import flows as spdm
 from teeio.tdisp import flows
-from teeio.tdisp import interface as tdisp_interface
 from teeio.tdisp.interface import Interface
 from teeio.tdisp.messages import InterfaceState, LockFlags
 
@@ -35,13 +45,15 @@ def _lock_without_keys(platform: Platform, journal: Journal) -> Outcome:
             outcome.see(f"{case}: {said or 'locked'}", "INVALID_REQUEST" in said)
             state = stage.state()
             outcome.see(f"{case}: the TDI is in {state.name}", state is InterfaceState.CONFIG_UNLOCKED)
-    with stage.attack("VMM", "LOCK_INTERFACE with keys of a session that is over"):
-        first, second = Rogue(stage, "first"), Rogue(stage, "second")
-        first.open_session()
-        first.key_stream()
-        second.open_session()
-        said = stage.refused(second.lock)
-        outcome.see(f"keys of an earlier session: {said or 'locked'}", "INVALID_REQUEST" in said)
+    with stage.attack("VMM", "LOCK_INTERFACE with keys of another session"):
+        rogue = Rogue(stage, "two sessions")
+        rogue.open_session()
+        rogue.key_stream()
+        rogue.session = rogue.run(spdm.key_exchange(rogue.requester))
+        said = stage.refused(rogue.lock)
+        outcome.see(f"keys of another session, which is alive: {said or 'locked'}", "INVALID_REQUEST" in said)
+        state = stage.state()
+        outcome.see(f"keys of another session: the TDI is in {state.name}", state is InterfaceState.CONFIG_UNLOCKED)
     return outcome
 
 
@@ -91,6 +103,50 @@ def _weak_lock(platform: Platform, journal: Journal) -> Outcome:
     return outcome
 
 
+def _aliasing_lock(platform: Platform, journal: Journal) -> Outcome:
+    """Lock with a flag that nobody asked for, and with an offset by which the report's ranges seem to lie elsewhere."""
+    stage = Stage(platform, journal)
+    interface, pci_tsm = stage.assigned, stage.vmm.pci_tsm
+    honest = pci_tsm.guest_req
+    outcome = Outcome(
+        "locked with peer-to-peer on, and with offsets by which the memory's range seems to be the registers'"
+    )
+
+    def locking_with(change: Callable[[LockParameters], LockParameters]) -> Callable[..., Any]:
+        def dishonest(vf: Any, operation: DevifOperation, now: float, lock: LockParameters | None = None) -> Any:
+            return honest(vf, operation, now, None if lock is None else change(lock))
+
+        return dishonest
+
+    for flag in (LockFlags.BIND_P2P, LockFlags.LOCK_MSIX):
+        dishonest = locking_with(lambda lock, flag=flag: replace(lock, flags=lock.flags | flag))  # type: ignore[misc]
+        with stage.attack("VMM", f"LOCK_INTERFACE with {flag.name}"), stage.instead(pci_tsm, "guest_req", dishonest):
+            said = stage.refused(lambda: interface.lock(stage.now()))
+        outcome.see(f"{flag.name}: {said or 'locked'}", "LOCK flags" in said)
+        state = stage.state()
+        outcome.see(f"{flag.name}: the TDI is in {state.name}", state is InterfaceState.CONFIG_UNLOCKED)
+        if interface.phase is not Phase.UNLOCKED:
+            interface.unlock(stage.now())
+    for what, shift in (("half a page", PAGE_SIZE // 2), ("a page less than the BAR", BAR_SIZE - PAGE_SIZE)):
+        dishonest = locking_with(lambda lock, shift=shift: replace(lock, mmio_reporting_offset=shift))  # type: ignore[misc]
+        with stage.attack("VMM", f"an offset of {what}"), stage.instead(pci_tsm, "guest_req", dishonest):
+            said = stage.refused(lambda: interface.bring_up(stage.guest.verifier, TRUSTED_REGISTERS, stage.now()))
+        if shift % PAGE_SIZE:
+            outcome.see(f"an offset of {what}: {said or 'accepted'}", "INVALID_REQUEST" in said)
+            continue
+        outcome.see(f"an offset of {what}: {said or 'accepted, as the TSM tells the TVM which it is'}", not said)
+        window = interface.window(0, 0, 4) if not said else None
+        read = window.read(0, 4, stage.now()) if window else 0
+        outcome.see(f"the TVM reads {read:#x} where the device's identity is", read == MAGIC)
+    return outcome
+
+
+def _no_offset(report: Any, _: int, bars: Any) -> Any:
+    return _places(report, 0, bars)
+
+
+_places = accept.tee_ranges
+
 LOCKING = (
     Scenario(
         45,
@@ -100,7 +156,11 @@ LOCKING = (
         "lock",
         "PCIe Base 11.3.8: the default stream has all keys, from this session, on TC0",
         _lock_without_keys,
-        (without("the device's checks of the default stream", tdisp_interface, "check_lock", nothing),),
+        (
+            without_lock_checks("keys for all sub-streams", "keys from this session"),
+            without_lock_checks("keys from this session"),
+            without_lock_checks("default stream on TC0"),
+        ),
     ),
     Scenario(
         46,
@@ -121,5 +181,18 @@ LOCKING = (
         "PCIe Base 11.3.8: FLAGS; the TVM's policy on the flags that the report echoes",
         _weak_lock,
         (without_rule("lock-flags"),),
+    ),
+    Scenario(
+        47,
+        "aliasing-lock",
+        "the VMM locks with flags of its own, and with an offset that makes one range look like another",
+        "VMM",
+        "lock, accept",
+        "PCIe Base 11.3.8; TDX Connect: NO_FW_UPDATE alone, and TDG.DEVIF.READ tells the MMIO_REPORTING_OFFSET",
+        _aliasing_lock,
+        (
+            without("the TSM's look at the lock's parameters", InterfaceCalls, "_check_lock", nothing),
+            without("the TVM's subtraction of the offset", accept, "tee_ranges", _no_offset),
+        ),
     ),
 )

@@ -13,7 +13,7 @@ from teeio.guest.driver import TRUSTED_REGISTERS
 from teeio.host.tdx.records import IdeStream
 from teeio.pcie.capabilities.aer import AerCapability, Uncorrectable
 from teeio.pcie.ide import SYNC_AT, Stream
-from teeio.pcie.ide_tlp import PREFIX_SIZE, SUB_STREAM_SHIFT, is_ide
+from teeio.pcie.ide_inbound import Inbound
 from teeio.pcie.link import Way
 from teeio.pcie.link_rules import LinkRules
 from teeio.pcie.tlp import SubStream
@@ -32,7 +32,7 @@ SMALL = 8
 class Holding:
     """Somebody on the link, or a switch, who holds frames of one sub-stream on their way up and lets them go later.
 
-    What it needs is in the clear: the IDE prefix. `passing` frames of the sub-stream go by before the first one is held.
+    What it needs is in the clear: the IDE prefix, or OHC-C. `passing` frames of the sub-stream go by before the first one is held.
     """
 
     def __init__(self, stage: Stage, sub_stream: SubStream, passing: int = 0) -> None:
@@ -43,7 +43,8 @@ class Holding:
 
     def __call__(self, frame: bytes, way: Way) -> bytes | None:
         """Take a frame."""
-        if way is not Way.UP or not is_ide(frame) or frame[3] >> SUB_STREAM_SHIFT & 7 != self._sub_stream:
+        ide = self._stage.link.mode.ide_fields(frame)
+        if way is not Way.UP or ide is None or ide.sub_stream != self._sub_stream:
             return frame
         if self._passing:
             self._passing -= 1
@@ -129,7 +130,7 @@ def _redirected_completion(platform: Platform, journal: Journal) -> Outcome:
         outcome.see(f"TVM A's read timed out: it has {answer.hex()}", answer == b"\xff" * 8)
         for _ in range(TAGS - 1):  # by reading configuration space, which takes tags of the same root port
             platform.root_complex.vmm.config_read(stage.pf.address, 0, 4)
-        with stage.on_the_link(_before_the_next_request(link)):
+        with stage.on_the_link(_before_the_next_request(stage, link)):
             got = other.kept(stage.now())
     outcome.see(f"TVM B read {got!r}", got == own)
     aer = platform.root_complex.fabric.ports[0].config.need(AerCapability)
@@ -139,11 +140,11 @@ def _redirected_completion(platform: Platform, journal: Journal) -> Outcome:
     return outcome
 
 
-def _before_the_next_request(link: Holding) -> Callable[[bytes, Way], bytes]:
+def _before_the_next_request(stage: Stage, link: Holding) -> Callable[[bytes, Way], bytes]:
     """Let go what is held when the next request is on the link, before its own completion."""
 
     def tamper(frame: bytes, way: Way) -> bytes:
-        if way is Way.DOWN and is_ide(frame) and len(frame) > PREFIX_SIZE:
+        if way is Way.DOWN and stage.link.mode.ide_fields(frame):
             link.let_go()
         return frame
 
@@ -223,7 +224,7 @@ PUBLISHED = (
         _stale_read,
         (
             without("the escorts", Stream, "seal_escorts", _no_escorts),
-            without("the receiver's count of Posted TLPs", Stream, "_count", nothing),
+            without("the receiver's count of Posted TLPs", Inbound, "rely", nothing),
         ),
     ),
     Scenario(

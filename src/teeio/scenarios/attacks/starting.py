@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from teeio.abi import Result
 from teeio.abi.operands import DevifOperation, LockParameters
+from teeio.abi.tdcalls import TdgDevifValidate
+from teeio.guest.driver import TRUSTED_REGISTERS
 from teeio.host.tdx.interface import Devif
 from teeio.platform import Platform
 from teeio.scenarios.journal import Journal
@@ -17,28 +20,46 @@ PLANTED = bytes.fromhex("bad0c0de")
 
 
 def _relock(platform: Platform, journal: Journal) -> Outcome:
-    """Unlock, change the device, and lock again, between the evidence and its acceptance."""
+    """Unlock, change the device, and lock again between the evidence and its acceptance, at once and at the last moment.
+
+    The TVM looks for itself before it accepts anything, so the VMM's better time is between this look and TDG.DEVIF.VALIDATE.
+    """
     stage = Stage(platform, journal)
-    interface = stage.attested
-    evidence_of = interface.bind_session_id
+    interface, tsm = stage.attested, stage.guest.tvm.tsm
     outcome = Outcome("stopped the attested TDI, wrote its memory, and locked it again before the TVM accepted it")
-    with stage.attack("VMM", "STOP, plant bytes in the device, LOCK again"):
-        tsm, vf = stage.vmm.pci_tsm, stage.vf
-        lock = stage.tsm.records.devif(vf.function_id).lock
-        offset = lock.mmio_reporting_offset if lock else 0
-        tsm.guest_req(vf, DevifOperation.STOP, stage.now())
-        memory = vf.bars[0].address + vf.bars[0].size // 2
-        platform.root_complex.vmm.mmio_write(memory, PLANTED)
-        planted = platform.root_complex.vmm.mmio_read(memory, len(PLANTED)) == PLANTED
-        outcome.see("while the TDI was unlocked the VMM could write the device", planted)
-        parameters = LockParameters(int(LockFlags.NO_FW_UPDATE), offset)
-        tsm.guest_req(vf, DevifOperation.LOCK, stage.now(), parameters)
-        outcome.see("the TDI is locked again", stage.state() is InterfaceState.CONFIG_LOCKED)
+    _lock_again(stage, outcome)
     said = stage.refused(lambda: stage.running)
-    outcome.see(f"the TVM's accept under lock {evidence_of:#x}: {said or 'accepted'}", "BIND_SESSION" in said)
+    outcome.see(f"before the TVM looks: {said or 'accepted'}", bool(said))
+    interface.lock(stage.now())
+    interface.attest(stage.guest.verifier, TRUSTED_REGISTERS, stage.now())
+    honest = tsm.tdg_devif_validate
+
+    def interrupted(call: TdgDevifValidate) -> Result[None]:
+        _lock_again(stage, outcome)
+        return honest(call)
+
+    evidence_of = interface.bind_session_id
+    with stage.instead(tsm, honest.__name__, interrupted):
+        said = stage.refused(lambda: interface.accept(stage.now()))
+    outcome.see(f"after it has looked, under lock {evidence_of:#x}: {said or 'accepted'}", "BIND_SESSION" in said)
     outcome.tdi_states = stage.tdi_states()
     outcome.see("the TDI never ran", "RUN" not in outcome.tdi_states)
     return outcome
+
+
+def _lock_again(stage: Stage, outcome: Outcome) -> None:
+    host, vf, guest_req = stage.platform.root_complex.vmm, stage.vf, stage.vmm.pci_tsm.guest_req
+    with stage.attack("VMM", "STOP, plant bytes in the device, LOCK again"):
+        lock = stage.tsm.records.devif(vf.function_id).lock
+        parameters = LockParameters(int(LockFlags.NO_FW_UPDATE), lock.mmio_reporting_offset if lock else 0)
+        guest_req(vf, DevifOperation.STOP, stage.now())
+        memory = vf.bars[0].address + vf.bars[0].size // 2
+        host.mmio_write(memory, PLANTED)
+        read = host.mmio_read(memory, len(PLANTED))
+        outcome.see(f"unlocked, the VMM writes the device, and reads back {read.hex()}", read == PLANTED)
+        guest_req(vf, DevifOperation.LOCK, stage.now(), parameters)
+        read = host.mmio_read(memory, len(PLANTED))
+        outcome.see(f"in {stage.state().name} the VMM reads {read.hex()}", read == b"\xff" * len(PLANTED))
 
 
 def _nonce_replay(platform: Platform, journal: Journal) -> Outcome:
@@ -53,7 +74,8 @@ def _nonce_replay(platform: Platform, journal: Journal) -> Outcome:
     rogue.inside(flows.start_interface(function_id, first))
     rogue.inside(flows.stop_interface(function_id))
     second = rogue.lock()
-    outcome.see("the nonces of two locks differ", first != second)
+    differ = f"the nonces of two locks differ: {first[:4].hex()}... and {second[:4].hex()}..."
+    outcome.see(differ, first != second)
     with stage.attack("VMM", "START_INTERFACE with the first lock's nonce"):
         said = stage.refused(lambda: rogue.inside(flows.start_interface(function_id, first)))
         outcome.see(f"the device: {said or 'started'}", "INVALID_NONCE" in said)
