@@ -118,11 +118,13 @@ class Scene:
             self.vmm.pci_tsm.disconnect(self.vmm.bus.function(address), self.platform.now())
         assert self.platform.memory.accounting() == self.before
         records = self.platform.module.records
-        kept = (records.contexts, records.devifs, records.tvms, records.iommu_pages, records.dmar_pages)
+        kept = (records.contexts, records.devifs, records.tvms, records.iommu_pages)
         assert not any(kept)
-        for iommu in self.platform.root_complex.iommus.values():
-            trusted = iommu.trusted
-            assert not any((trusted.entries, trusted.iotlb, trusted.queue))
+        for number, iommu in self.platform.root_complex.iommus.items():
+            unit, tables = iommu.trusted, records.dmar[number]
+            assert not any((unit.root_table, unit.contexts, unit.pasids, unit.iotlb, unit.second_stages))
+            assert not list(tables.entries())
+            assert not tables.waiting
         for device in self.platform.devices:
             assert not device.responder.sessions
             assert not any(block.field("enable") for block in device.streams.streams)

@@ -4,6 +4,8 @@ import pytest
 
 from teeio.abi.operands import PAGE_SIZE, PageLevel
 from teeio.accelerator_interface import Operation
+from teeio.device.configuration import Configuration
+from teeio.errors import Misuse
 from teeio.guest.cost import CostMeter
 from teeio.guest.dma import BounceDma
 from teeio.guest.driver import TRUSTED_REGISTERS
@@ -69,3 +71,12 @@ def test_bounce_buffers_split_the_large_pages_that_they_lie_in() -> None:
     dma.close(now())
     platform.shut_down(guest)
     assert platform.memory.accounting() == before
+
+
+def test_devices_have_serial_numbers_of_their_own() -> None:
+    """A verifier knows a device by it: with one number for two, the second would pass for the first."""
+    with pytest.raises(Misuse, match="two devices have the serial number '000001'"):
+        Platform.assemble(seed=1, others=[Configuration()])
+    with pytest.raises(Misuse, match=r"'000001\.1'"):
+        Platform.assemble(seed=1, others=[Configuration().another(1), Configuration().another(1)])
+    assert len(Platform.assemble(seed=1, others=[Configuration().another(1)]).devices) == 2

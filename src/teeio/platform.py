@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from math import inf
 
 from teeio.abi.operands import PAGE_SIZE
 from teeio.attestation import Expectations, NonceRegistry, Policy, Profile, ReferenceValues
 from teeio.crypto.algorithms import MeasurementHash
 from teeio.crypto.entropy import Entropy, SeededEntropy, system_entropy
-from teeio.device.configuration import Configuration
+from teeio.device.configuration import Configuration, expect_distinct
 from teeio.device.device import Device
 from teeio.device.identity import Manufacturer, measured
 from teeio.device.models.accelerator import Accelerator
@@ -43,6 +44,7 @@ from teeio.pcie.ports import RootPort
 from teeio.pcie.switch import Switch, SwitchPort
 from teeio.spdm.device_state import DeviceMeasurements
 from teeio.spdm.state import Settings
+from teeio.tdisp.messages import LockFlags
 
 SEEDED_EPOCH = 1_767_225_600.0
 """The time at which seeded platforms begin: 2026-01-01 00:00 UTC."""
@@ -139,6 +141,10 @@ class Platform:
     """The switch above all devices; their links are then those below it."""
     uplink: Link | None = None
     """The link between root port and switch."""
+    profile: Profile = Profile.TDX
+    """What its TSM insists on."""
+    waited: float = 0.0
+    """Seconds that were waited for somebody, by which the platform's time is ahead of its clock."""
 
     @classmethod
     def assemble(
@@ -151,6 +157,8 @@ class Platform:
         iommus: int = 1,
         memory_size: int = MEMORY_SIZE,
         switch: bool = False,
+        flit_mode: bool = False,
+        peer_to_peer: bool = False,
         link_rules: LinkRules = CLOSED,
         tsm_settings: Settings = TPA_SETTINGS,
         observer: Observer = ignore,
@@ -159,9 +167,10 @@ class Platform:
 
         `configuration` is how the first device is built, `others` are further devices, certified by the same
         manufacturer. The root ports are dealt out to the IOMMUs in turn. With `switch` all devices are below one switch
-        and one root port. `link_rules` says which gaps of the published specifications are closed, `tsm_settings` what
-        the TSM offers in SPDM. With `seed` all randomness and the clock repeat; without it `clock` (seconds since 1970
-        UTC) must be given.
+        and one root port; with `flit_mode` all links are in Flit Mode. With `peer_to_peer` the TSM has this model's
+        own profile of that name, and the VMM locks interfaces for it. `link_rules` says which gaps of the published
+        specifications are closed, `tsm_settings` what the TSM offers in SPDM. With `seed` all randomness and the clock
+        repeat; without it `clock` (seconds since 1970 UTC) must be given.
         """
         if seed is None and clock is None:
             raise Misuse("a platform without a seed needs a clock", remedy="give seed=1 or clock=time.time")
@@ -175,7 +184,10 @@ class Platform:
             if not session and not isinstance(event, MessageMoved | SecretDerived):
                 told(event)
 
-        configurations = (configuration or Configuration(), *others)
+        configurations = [
+            replace(one, flit_mode=flit_mode or one.flit_mode) for one in (configuration or Configuration(), *others)
+        ]
+        expect_distinct(configurations)
         made = configurations[0].manufacture.info
         manufacturer = Manufacturer.found(made, forked(entropy, "manufacturer"), clock())
         memory = PhysicalMemory(memory_size, forked(entropy, "memory"), told)
@@ -187,13 +199,14 @@ class Platform:
                 index % iommus,
                 name=f"root port{_mark(index)}",
                 rules=link_rules,
+                flit_mode=flit_mode,
             )
             for index in range(1 if switch else len(configurations))
         ]
         tops: Sequence[RootPort | SwitchPort] = ports
         made_switch, uplink = None, None
         if switch:
-            made_switch = Switch(max(2, len(configurations)), observer=told, rules=link_rules)
+            made_switch = Switch(max(2, len(configurations)), observer=told, rules=link_rules, flit_mode=flit_mode)
             uplink = join(ports[0], made_switch.upstream, observer=told)
             tops = made_switch.downstream
         devices, links = [], []
@@ -210,10 +223,17 @@ class Platform:
             devices.append(device)
             links.append(join(top, device.port, observer=told))
         module = TdxModule(
-            memory, root_complex, forked(entropy, "TSM"), settings=tsm_settings, rules=link_rules, observer=told
+            memory,
+            root_complex,
+            forked(entropy, "TSM"),
+            settings=tsm_settings,
+            rules=link_rules,
+            peer_to_peer=peer_to_peer,
+            observer=told,
         )
-        vmm = Vmm(module, root_complex.vmm, memory.vmm, module.shared_ept, observer=told)
-        return cls(
+        flags = LockFlags.NO_FW_UPDATE | (LockFlags.BIND_P2P if peer_to_peer else LockFlags.NONE)
+        vmm = Vmm(module, root_complex.vmm, memory.vmm, module.shared_ept, lock_flags=flags, observer=told)
+        platform = cls(
             entropy,
             clock,
             manufacturer,
@@ -227,7 +247,10 @@ class Platform:
             told.listeners,
             made_switch,
             uplink,
+            Profile.PEERS if peer_to_peer else Profile.TDX,
         )
+        vmm.pci_tsm.wait = platform.wait
+        return platform
 
     @property
     def device(self) -> Device:
@@ -252,11 +275,26 @@ class Platform:
         return found
 
     def now(self) -> float:
-        """Read the clock; the devices' time goes on with it."""
-        at = self.clock()
+        """Read the time in seconds since 1970 UTC; the devices' time goes on with it."""
+        at = self.clock() + self.waited
         for device in self.devices:
             device.advance(at)
         return at
+
+    def wait(self, until: float, *, heartbeats: bool = True) -> float:
+        """Let time pass until then, for all devices and the VMM's timer; gives the time that it is then.
+
+        The VMM keeps the sessions alive meanwhile, unless it sends no `heartbeats`. Nobody at the clock waits for it.
+        """
+        due = self.vmm.keep_alive(self.now()) if heartbeats else inf
+        while due < until:
+            self._pass(due)
+            due = self.vmm.keep_alive(max(due, self.now()))
+        self._pass(until)
+        return max(until, self.now())
+
+    def _pass(self, until: float) -> None:
+        self.waited += max(0.0, until - self.now())
 
     def work(self) -> bool:
         """Let every device do what it has accepted; False if there was nothing to do."""
@@ -298,6 +336,7 @@ class Platform:
             initial=[AddressRange(0, PAGE_SIZE)],
             huge_pages=huge_pages,
             halt=self.work,
+            wait=self.wait,
             observer=self.observer,
         )
         machine.on_interrupt = tvm.interrupts.deliver
@@ -309,15 +348,19 @@ class Platform:
         """End a TVM; its memory and what was assigned to it go back to the VMM."""
         self.vmm.kvm.destroy(guest.machine, self.now())
 
+    def accelerator(self, function: Bdf) -> Accelerator:
+        """Give the accelerator behind a function. Raises `Misuse` if it is none."""
+        model = next(found.model for one in self.devices for found in one.tdis if one.address_of(found) == function)
+        if not isinstance(model, Accelerator):
+            raise Misuse(f"{function} is no accelerator")
+        return model
+
     def use_session_key(self, function: Bdf, key: bytes) -> None:
         """Give an accelerator function the key that it shares with its driver for protected transfers.
 
         How driver and device agree on it (in practice in an SPDM session of their own) is outside the model.
         """
-        model = next(found.model for one in self.devices for found in one.tdis if one.address_of(found) == function)
-        if not isinstance(model, Accelerator):
-            raise Misuse(f"{function} is no accelerator")
-        model.use_session_key(key)
+        self.accelerator(function).use_session_key(key)
 
     def verifier(self, entropy: Entropy, device: Device | None = None) -> Verifier:
         """Give what the owner of a TVM accepts: one device, the first if none is named, with its firmware, locked as TDX wants it.
@@ -327,7 +370,7 @@ class Platform:
         manufacture = (device or self.device).configuration.manufacture
         blocks = DeviceMeasurements(measured(manufacture)).blocks(MeasurementHash.SHA_384)
         return Verifier(
-            Policy(Profile.TDX),
+            Policy(self.profile),
             ReferenceValues.of_blocks(blocks, MeasurementHash.SHA_384, minimum_svn=manufacture.firmware.svn),
             Expectations(
                 anchors=self.manufacturer.roots,

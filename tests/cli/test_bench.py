@@ -27,7 +27,7 @@ def test_the_tables_show_counts_virtual_times_and_where_the_shapes_hold() -> Non
     ):
         assert text in result.stdout
     counted = [line.split() for line in result.stdout.splitlines() if line.startswith("64 KiB   bounce-encrypted")]
-    assert counted[0][3:6] == ["1.000", "1.000", "0.000"]
+    assert counted[0][3:7] == ["1.000", "1.000", "1.000", "0.000"]
 
 
 def test_json_is_one_document_whose_counts_and_virtual_times_repeat() -> None:
@@ -44,6 +44,8 @@ def test_json_is_one_document_whose_counts_and_virtual_times_repeat() -> None:
         assert message["virtual"] == again[name]["virtual"]
         assert message["link"] == again[name]["link"]
         assert message["guest"]["bytes_copied"] == 0
+        assert message["device"] == {"bytes_opened": 0, "bytes_sealed": 0}
+        assert {"device_bytes_ciphered", "exits"} <= message["per_payload_byte"].keys()
         assert message["guest"]["cpu_seconds"] > 0
     assert {row["name"] for row in documents[0]["constants"]}
     assert all(claim["published"] for claim in documents[0]["shapes"])
@@ -68,6 +70,17 @@ def test_without_matplotlib_a_plot_is_refused_before_anything_is_measured(
     assert "Counted" not in result.stdout
 
 
+def test_a_plot_that_cannot_be_written_is_refused_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("teeio.costs.report.compare", None)
+    (tmp_path / "folder.png").mkdir()
+    for path, why in ((tmp_path / "none" / "io.png", "there is no folder"), (tmp_path / "folder.png", "cannot be")):
+        result = runner.invoke(bench, ["io", "--plot", str(path)])
+        assert result.exit_code == 2
+        assert why in result.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [
@@ -76,6 +89,7 @@ def test_without_matplotlib_a_plot_is_refused_before_anything_is_measured(
         (["--sizes", "66"], "multiples of 4"),
         (["--paths", "tdisp,carrier-pigeon"], "the paths are"),
         (["--plot", "io.pdf"], "neither .png nor .svg"),
+        (["--plot", "no/such/folder/io.png"], "there is no folder"),
     ],
 )
 def test_bad_options_are_explained(options: list[str], why: str) -> None:

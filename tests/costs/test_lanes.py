@@ -52,6 +52,16 @@ def test_the_cpu_encrypts_each_byte_once_on_the_encrypted_path_and_none_on_other
     assert all(sample.per_byte()["bytes_encrypted"] == wanted for sample in samples.values())
 
 
+def test_the_device_opens_what_the_cpu_has_sealed_and_seals_what_it_opens(samples: dict[int, Sample]) -> None:
+    for size, sample in samples.items():
+        wanted = size if sample.lane is Lane.ENCRYPTED else 0
+        assert (sample.device_opened, sample.device_sealed) == (wanted, wanted)
+        assert (sample.cost.bytes_decrypted, sample.cost.bytes_encrypted) == (wanted, wanted)
+        assert sample.as_dict()["device"] == {"bytes_opened": wanted, "bytes_sealed": wanted}
+        assert sample.per_byte()["device_bytes_ciphered"] == (1.0 if wanted else 0.0)
+        assert sample.per_byte()["exits"] == 0, "in steady state nobody is called"
+
+
 def test_ide_protects_every_tlp_of_tdisp_but_none_of_the_others(samples: dict[int, Sample]) -> None:
     for sample in samples.values():
         traffic = sample.down + sample.up

@@ -29,6 +29,7 @@ def test_an_interface_is_brought_up_in_order(world: World) -> None:
     order = [call for call in world.calls if call.startswith(("tdcm", "tdg"))]
     assert order == [
         "tdcm_check_teeio_supp",
+        "tdg_devif_read",
         "tdcm_bind",
         "tdg_devif_read",
         "tdg_devif_request",
@@ -37,6 +38,7 @@ def test_an_interface_is_brought_up_in_order(world: World) -> None:
         "tdg_devif_request",
         "tdcm_get_dev_info",
         "tdg_devif_response",
+        "tdg_devif_read",
         "tdg_devif_read",
         "tdg_devif_validate",
         "tdg_mmio_accept",
@@ -99,6 +101,24 @@ def test_a_bound_driver_makes_every_verb_busy(world: World) -> None:
             verb()
     interface.release_driver()
     interface.lock(1.0)
+
+
+def test_a_second_look_at_a_function_sees_the_same_interface(world: World) -> None:
+    interface = bring_up(world)
+    interface.bind_driver("someone")
+    again, state = interface_of(world), world.state
+    assert (again.phase, again.bind_session_id, again.ranges) == (
+        Phase.ACCEPTED,
+        interface.bind_session_id,
+        interface.ranges,
+    )
+    for verb in (lambda: again.lock(2.0), lambda: again.unlock(2.0), lambda: again.bind_driver("another")):
+        with pytest.raises(Misuse, match="busy: driver someone"):
+            verb()
+    assert world.state is state is InterfaceState.RUN
+    again.release_driver()
+    again.unlock(3.0)
+    assert_undone(world, interface)
 
 
 def test_verbs_out_of_order_are_refused(world: World) -> None:

@@ -6,13 +6,15 @@ import errno
 
 import pytest
 
-from teeio.errors import TeeioError
+from teeio.abi.operands import SpdmOperation
+from teeio.errors import AuthenticationFailed, TeeioError
 from teeio.guest.cost import CostMeter
 from teeio.guest.driver import TRUSTED_REGISTERS
 from teeio.guest.sysfs import GuestSysfs
 from teeio.host.vmm.vfio import UnitKind
 from teeio.platform import Platform
 from teeio.sysfs import SysfsError
+from teeio.tdisp.messages import InterfaceState
 
 
 class Scene:
@@ -90,6 +92,45 @@ def test_a_bound_driver_means_busy(scene: Scene) -> None:
     assert scene.failing("tsm0", "unlock") == errno.EBUSY
     driver.remove(now())
     scene.echo("tsm0", "unlock")
+
+
+def test_every_tree_of_a_tvm_shows_the_same(scene: Scene) -> None:
+    """The interface was brought up and its driver bound elsewhere; whoever opens a tree then finds it so, and busy."""
+    scene.guest.interface().bring_up(scene.guest.verifier, TRUSTED_REGISTERS, scene.platform.now())
+    driver, _ = scene.guest.driver(scene.interface.function, CostMeter(lambda: 0.0), interface=scene.guest.interface())
+    scene.tree = GuestSysfs(scene.guest.tvm, scene.guest.functions())
+    assert (scene.cat("tsm/lock"), scene.cat("tsm/accept")) == ("tsm0", "1")
+    assert scene.tree.resolve(f"{scene.place}/driver") == "/sys/bus/pci/drivers/accelerator"
+    assert scene.failing("tsm0", "lock") == errno.EBUSY
+    assert scene.failing("tsm0", "unlock") == errno.EBUSY
+    assert scene.platform.device.tdi(scene.vf.address).state is InterfaceState.RUN
+    assert driver.usable
+
+
+def test_a_function_that_the_tsm_has_in_use_is_busy_and_stays_as_it_is(scene: Scene) -> None:
+    """The TVM was started anew and knows nothing of what it had."""
+    scene.guest.interface().bring_up(scene.guest.verifier, TRUSTED_REGISTERS, scene.platform.now())
+    scene.guest.tvm.interfaces.clear()
+    scene.tree = GuestSysfs(scene.guest.tvm, scene.guest.functions())
+    with pytest.raises(SysfsError) as raised:
+        scene.echo("tsm0", "lock")
+    assert raised.value.errno == errno.EBUSY
+    assert scene.platform.device.tdi(scene.vf.address).state is InterfaceState.RUN
+    assert scene.cat("tsm/lock") == "tsm0", "somebody has it locked"
+    scene.echo("tsm0", "unlock")
+    scene.echo("tsm0", "lock")
+
+
+def test_measurements_that_the_vmm_takes_again_must_be_attested_again(scene: Scene) -> None:
+    now = scene.platform.now
+    interface = scene.guest.interface()
+    interface.lock(now())
+    interface.attest(scene.guest.verifier, TRUSTED_REGISTERS, now())
+    scene.platform.vmm.pci_tsm.manage(scene.pf, SpdmOperation.RECOLLECT, now())
+    with pytest.raises(AuthenticationFailed, match="other evidence"):
+        interface.accept(now())
+    assert scene.platform.device.tdi(scene.vf.address).state is InterfaceState.CONFIG_UNLOCKED
+    interface.bring_up(scene.guest.verifier, TRUSTED_REGISTERS, now())
 
 
 def test_a_lost_interface_stays_locked_until_it_is_unlocked(scene: Scene) -> None:

@@ -233,16 +233,43 @@ def test_a_vmm_that_refuses_a_step_leaves_nothing_behind(world: World, call: str
 
 
 def test_a_vmm_that_says_done_but_does_not_lock_is_noticed(world: World) -> None:
-    world.before["tdg_devif_read"] = world.stop
+    world.before["tdcm_bind"] = lambda: world.before.update(tdg_devif_read=world.stop)
     with pytest.raises(PeerViolation, match="must be in CONFIG_LOCKED"):
         interface_of(world).lock(1.0)
+
+
+@pytest.mark.parametrize("state", [InterfaceState.CONFIG_LOCKED, InterfaceState.RUN, InterfaceState.ERROR])
+def test_a_lock_that_is_not_the_tvms_is_left_alone_until_it_is_unlocked(world: World, state: InterfaceState) -> None:
+    """A TVM that was started anew, or whose VMM locks of its own accord."""
+    world.lock()
+    world.state = state
+    interface = interface_of(world)
+    with pytest.raises(Misuse, match=f"in {state.name} already"):
+        interface.lock(1.0)
+    assert (world.state, interface.phase) == (state, Phase.LOST)
+    assert "tdcm_bind" not in world.calls
+    assert "tdcm_unbind" not in world.calls
+    interface.unlock(2.0)
+    interface.bring_up(world.verifier(), TRUSTED_REGISTERS, 3.0)
+
+
+@pytest.mark.parametrize("when", ["tdg_devif_read", "tdcm_start_tdi"])
+def test_evidence_that_changes_after_it_was_judged_is_not_started(world: World, when: str) -> None:
+    interface = interface_of(world)
+    interface.lock(1.0)
+    interface.attest(world.verifier(), TRUSTED_REGISTERS, 1.0)
+    world.before[when] = lambda: world.objects.update(measurements=b"other measurements")
+    with pytest.raises(AuthenticationFailed, match="other evidence on interface"):
+        interface.accept(1.0)
+    assert_undone(world, interface)
 
 
 def test_a_vmm_that_says_done_but_does_not_start_is_noticed(world: World) -> None:
     interface = interface_of(world)
     interface.lock(1.0)
     interface.attest(world.verifier(), TRUSTED_REGISTERS, 1.0)
-    world.before["tdg_devif_read"] = lambda: setattr(world, "state", InterfaceState.CONFIG_LOCKED)
+    locked = {"tdg_devif_read": lambda: setattr(world, "state", InterfaceState.CONFIG_LOCKED)}
+    world.before["tdcm_start_tdi"] = lambda: world.before.update(locked)
     with pytest.raises(PeerViolation, match="must be in RUN"):
         interface.accept(1.0)
     assert_undone(world, interface)

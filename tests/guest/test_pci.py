@@ -13,7 +13,7 @@ from guest.fake_memory import BAR0, BAR2, BAR4, REQUESTER_ID
 from guest.fake_world import World
 from teeio.abi.operands import PAGE_SIZE
 from teeio.accelerator_interface import BAR_SIZE, VECTORS
-from teeio.errors import AuthenticationFailed, Misuse, PeerViolation, TeeioError
+from teeio.errors import AuthenticationFailed, Misuse, PeerViolation, TeeioError, TransportError
 from teeio.guest.mmio import MmioWindow
 from teeio.guest.pci import GuestBar, MsixPlace, enumerate_functions
 from teeio.pcie.capabilities.header import CommonHeader
@@ -74,6 +74,14 @@ class Nonsense:
 
     def write(self, offset: int, size: int, value: int) -> None:
         pass
+
+
+def test_a_function_that_reads_as_all_ones_is_said_not_to_answer() -> None:
+    world = World()
+    world.config = Nonsense(lambda offset, size: (1 << 8 * size) - 1 if offset >= 0x34 else 0)  # type: ignore[assignment]
+    with pytest.raises(TransportError, match="does not answer") as caught:
+        enumerate_functions(world.tvm, 0.0)
+    assert "give the interface back" in caught.value.remedy
 
 
 def test_a_capability_list_with_a_loop_is_refused() -> None:

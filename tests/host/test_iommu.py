@@ -1,32 +1,18 @@
-"""Which DMA goes where: the T bit, trusted entries by their transition table, invalidation, faults."""
-
-import itertools
+"""Which DMA goes where: the T bit, private and shared memory, PASID, faults."""
 
 import pytest
 
 from teeio.abi.operands import GPA_SHARED_BIT, PAGE_SIZE, Invalidation, PageLevel
-from teeio.abi.statuses import Status
 from teeio.crypto.entropy import SeededEntropy
-from teeio.errors import Misuse, Reject
-from teeio.host.iommu import (
-    DMAR_TRANSITIONS,
-    FAULT_LOG_SIZE,
-    IOTLB_SIZE,
-    QUEUE_SIZE,
-    RULES,
-    DmarMove,
-    DmarState,
-    Domain,
-    Fault,
-    FaultReason,
-    Iommu,
-    Segment,
-)
+from teeio.errors import Misuse
+from teeio.host.iommu import FAULT_LOG_SIZE, Domain, Fault, Iommu, Segment
+from teeio.host.iommu_faults import RULES, FaultReason
 from teeio.host.memory import SHARED, TSM, PhysicalMemory
 from teeio.host.mmio_metadata import MmioMetadata
 from teeio.host.secure_ept import SecureEpt, SharedEpt
 from teeio.observe import Event, Refused
 from teeio.pcie.address import AddressRange
+from trusted_dma_bench import TablesBench
 
 RID = 0x0100
 GPA = 0x10_0000
@@ -41,7 +27,7 @@ class Machine:
         self.events: list[Event] = []
         self.memory = PhysicalMemory(32 * PAGE_SIZE, SeededEntropy(b"iommu"))
         self.iommu = Iommu("iommu0", self.memory, self.events.append)
-        self.trusted = self.iommu.trusted
+        self.bench = TablesBench(self.iommu.trusted, self.memory)
         self.mmio = MmioMetadata((AddressRange(0, self.memory.size),))
         self.owner = self.memory.create_owner()
         self.sept = SecureEpt(self.memory, self.owner, 0x7000, self.mmio)
@@ -56,14 +42,16 @@ class Machine:
         self.iommu.legacy.attach(RID, self.domain)
 
     def bind(self) -> None:
-        self.trusted.add(RID, self.sept, self.shared)
-        self.trusted.accept(RID)
+        self.bench.lead(RID, self.sept, self.shared)
+        self.bench.tables.accept(RID, self.sept.tdr)
 
-    def dma(self, address: int, size: int = 16, *, write: bool = False, t_bit: bool = True) -> list[Segment] | Fault:
-        return self.iommu.translate(RID, address, size, write=write, t_bit=t_bit)
+    def dma(
+        self, address: int, size: int = 16, *, write: bool = False, t_bit: bool = True, pasid: int | None = None
+    ) -> list[Segment] | Fault:
+        return self.iommu.translate(RID, address, size, write=write, t_bit=t_bit, pasid=pasid)
 
-    def reason(self, address: int, *, write: bool = False, t_bit: bool = True) -> FaultReason:
-        found = self.dma(address, write=write, t_bit=t_bit)
+    def reason(self, address: int, *, write: bool = False, t_bit: bool = True, pasid: int | None = None) -> FaultReason:
+        found = self.dma(address, write=write, t_bit=t_bit, pasid=pasid)
         assert isinstance(found, Fault)
         event = self.events[-1]
         assert isinstance(event, Refused)
@@ -71,13 +59,8 @@ class Machine:
         assert event.rule == RULES[found.reason]
         return found.reason
 
-    def flush(self, scope: Invalidation = Invalidation.DOMAIN, target: int = 0x7000) -> None:
-        self.trusted.request(scope, target)
-        self.trusted.process()
-
-
-def refused(status: Status) -> pytest.RaisesExc[Reject]:
-    return pytest.RaisesExc(Reject, check=lambda error: error.code == status)
+    def flush(self) -> None:
+        self.bench.flush(Invalidation.IOTLB, self.sept.tdr, self.owner)
 
 
 def test_trusted_dma_reaches_private_and_shared_memory_of_its_tvm() -> None:
@@ -110,6 +93,19 @@ def test_untrusted_dma_reaches_shared_memory_only() -> None:
     assert machine.reason(0, t_bit=False) is FaultReason.NOT_MAPPED
     machine.iommu.legacy.detach(RID)
     assert machine.reason(4, t_bit=False) is FaultReason.NO_DOMAIN
+
+
+def test_a_request_with_pasid_is_blocked() -> None:
+    """TDX Connect has no PASID: no context entry enables it, not even for the PASID that requests without one get."""
+    machine = Machine()
+    assert machine.reason(GPA, pasid=0) is FaultReason.ROOT_ENTRY_NOT_PRESENT
+    machine.bind()
+    machine.domain.map(0, machine.shared_page)
+    for pasid in (0, 5):
+        assert machine.reason(GPA, pasid=pasid) is FaultReason.PASID_NOT_ENABLED
+        assert machine.reason(0, t_bit=False, pasid=pasid) is FaultReason.PASID_NOT_ENABLED
+    assert isinstance(machine.dma(GPA), list)
+    assert isinstance(machine.dma(0, t_bit=False), list)
 
 
 def test_the_shared_ept_cannot_lead_trusted_dma_to_private_memory() -> None:
@@ -171,96 +167,6 @@ def test_zero_length_requests_are_checked() -> None:
     assert isinstance(machine.dma(0, 0), Fault)
 
 
-MOVES = {
-    DmarMove.ADD: lambda machine: machine.trusted.add(RID, machine.sept, machine.shared),
-    DmarMove.ACCEPT: lambda machine: machine.trusted.accept(RID),
-    DmarMove.BLOCK: lambda machine: machine.trusted.block(RID),
-    DmarMove.INVALIDATE: lambda machine: machine.flush(Invalidation.REQUESTER, RID),
-    DmarMove.REMOVE: lambda machine: machine.trusted.remove(RID),
-}
-PATHS = {
-    DmarState.ABSENT: [],
-    DmarState.PENDING: [DmarMove.ADD],
-    DmarState.PRESENT: [DmarMove.ADD, DmarMove.ACCEPT],
-    DmarState.BLOCKED: [DmarMove.ADD, DmarMove.ACCEPT, DmarMove.BLOCK],
-    DmarState.INVALIDATED: [DmarMove.ADD, DmarMove.ACCEPT, DmarMove.BLOCK, DmarMove.INVALIDATE],
-}
-
-
-@pytest.mark.parametrize(("state", "move"), list(itertools.product(DmarState, DmarMove)), ids=lambda value: value.name)
-def test_every_state_and_move(state: DmarState, move: DmarMove) -> None:
-    machine = Machine()
-    for step in PATHS[state]:
-        MOVES[step](machine)
-    assert machine.trusted.state(RID) is state
-    expected = DMAR_TRANSITIONS.get((state, move))
-    if expected is None and move is not DmarMove.INVALIDATE:
-        with pytest.raises(Reject):
-            MOVES[move](machine)
-    else:
-        MOVES[move](machine)  # an invalidation is always possible, it only means nothing to other states
-    assert machine.trusted.state(RID) is (expected or state)
-    assert isinstance(machine.dma(GPA), list) == (machine.trusted.state(RID) is DmarState.PRESENT)
-
-
-def test_a_blocked_entry_stays_reachable_in_the_cache_until_invalidated() -> None:
-    machine = Machine()
-    machine.bind()
-    machine.dma(GPA)
-    machine.trusted.block(RID)
-    assert isinstance(machine.dma(GPA), list)
-    with refused(Status.TLB_TRACKING_NOT_DONE):
-        machine.trusted.remove(RID)
-    machine.flush(Invalidation.REQUESTER, RID)
-    assert machine.reason(GPA) is FaultReason.NO_TRUSTED_ENTRY
-    machine.trusted.remove(RID)
-
-
-def test_a_page_leaves_only_after_the_iotlb_has_forgotten_it() -> None:
-    machine = Machine()
-    machine.bind()
-    machine.dma(GPA)
-    machine.sept.block(GPA, K4)
-    machine.sept.track()
-    assert isinstance(machine.dma(GPA), list)  # stale, and still the TVM's own page
-    with refused(Status.TLB_TRACKING_NOT_DONE):
-        machine.sept.remove(GPA, K4)
-    machine.flush(target=0x9999)  # another TVM's
-    machine.flush(Invalidation.REQUESTER, RID)  # forgets, but does not vouch for the TVM's other devices
-    with refused(Status.TLB_TRACKING_NOT_DONE):
-        machine.sept.remove(GPA, K4)
-    machine.flush()
-    machine.sept.remove(GPA, K4)
-    assert machine.reason(GPA) is FaultReason.NOT_MAPPED
-
-
-def test_the_last_entry_takes_the_iommu_out_of_the_tracking() -> None:
-    machine = Machine()
-    machine.bind()
-    machine.trusted.add(RID + 1, machine.sept, machine.shared)
-    for rid in (RID, RID + 1):
-        machine.trusted.block(rid)
-    machine.flush()
-    machine.sept.block(GPA, K4)
-    machine.sept.track()
-    machine.trusted.remove(RID)
-    with refused(Status.TLB_TRACKING_NOT_DONE):
-        machine.sept.remove(GPA, K4)
-    machine.trusted.remove(RID + 1)
-    machine.sept.remove(GPA, K4)
-
-
-def test_the_invalidation_queue_is_bounded_and_in_order() -> None:
-    machine = Machine()
-    for _ in range(QUEUE_SIZE):
-        machine.trusted.request(Invalidation.REQUESTER, RID)
-    with refused(Status.IOMMU_QUEUE_FULL):
-        machine.trusted.request(Invalidation.REQUESTER, RID)
-    assert machine.trusted.process(1) == 1
-    assert machine.trusted.process() == QUEUE_SIZE - 1
-    assert machine.trusted.process() == 0
-
-
 def test_the_fault_log_is_bounded() -> None:
     machine = Machine()
     for address in range(FAULT_LOG_SIZE + 5):
@@ -268,15 +174,6 @@ def test_the_fault_log_is_bounded() -> None:
     assert len(machine.iommu.faults) == FAULT_LOG_SIZE
     assert machine.iommu.faults_dropped == 5
     assert machine.iommu.faults[-1].address == FAULT_LOG_SIZE + 4
-
-
-def test_the_iotlb_is_bounded() -> None:
-    machine = Machine()
-    machine.bind()
-    for index in range(IOTLB_SIZE + 10):
-        machine.shared.map(index * PAGE_SIZE, machine.shared_page)
-        machine.dma(index * PAGE_SIZE | GPA_SHARED_BIT)
-    assert len(machine.trusted.iotlb) == IOTLB_SIZE
 
 
 def test_legacy_mappings_are_whole_pages() -> None:

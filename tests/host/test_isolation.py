@@ -11,16 +11,19 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from teeio.abi.operands import GPA_SHARED_BIT, PAGE_SIZE, Invalidation, PageLevel
+from teeio.abi.operands import GPA_SHARED_BIT, PAGE_SIZE, DmarLevel, Invalidation, PageLevel
 from teeio.crypto.entropy import SeededEntropy
 from teeio.errors import Reject
 from teeio.host.iommu import Domain, Fault, Iommu
 from teeio.host.memory import FREE, SHARED, TSM, MemoryPoisoned, PhysicalMemory
 from teeio.host.mmio_metadata import MmioMetadata
 from teeio.host.secure_ept import TRANSLATES, SecureEpt, SharedEpt
+from teeio.host.trusted_remapping import SecondStage
 from teeio.pcie.address import AddressRange
+from trusted_dma_bench import SETUP_PAGES, TABLE_PAGES, TablesBench, tdr_of
 
 PAGES = 5
+TABLES = SETUP_PAGES + 2 * TABLE_PAGES - 1
 GUEST_PAGES = 2
 K4 = PageLevel.PAGE_4K
 
@@ -36,7 +39,7 @@ class Tvm:
         self.owner = memory.create_owner()
         self.rid = 0x100 + index
         self.mark = bytes([0xA0 + index]) * 64
-        self.tdr = 0x1000_0000 + index
+        self.tdr = tdr_of(index)
         self.sept = SecureEpt(memory, self.owner, self.tdr, MmioMetadata((AddressRange(0, memory.size),)))
         self.shared = SharedEpt()
         self.shared.trusted_dma = True
@@ -47,12 +50,15 @@ class Tvm:
 class Host(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.memory = PhysicalMemory(PAGES * PAGE_SIZE, SeededEntropy(b"isolation"))
+        self.memory = PhysicalMemory((PAGES + TABLES) * PAGE_SIZE, SeededEntropy(b"isolation"))
         self.iommu = Iommu("iommu0", self.memory)
         self.tvms = [Tvm(self.memory, self.iommu, index) for index in range(2)]
         self.memory.vmm.allocate(PAGES * PAGE_SIZE)
         self.memory.assign(0, TSM)
         self.memory.view(TSM).write(0, b"\xcc" * PAGE_SIZE)
+        self.trusted = TablesBench(self.iommu.trusted, self.memory)
+        for guest in self.tvms:
+            self.trusted.prepare(guest.rid)
 
     def attempt(self, step: Callable[..., object], *arguments: object) -> bool:
         """Do what the TSM may refuse; tell whether it was done."""
@@ -65,13 +71,13 @@ class Host(RuleBasedStateMachine):
     @initialize(running=st.booleans(), bound=st.booleans())
     def start(self, running: bool, bound: bool) -> None:
         """Start with both TVMs at work, with or without their devices, or with nothing."""
-        for index, guest in enumerate(self.tvms):
+        for index in range(len(self.tvms)):
             if running:
                 self.augment(index, 0, (1 + index) * PAGE_SIZE)
                 self.accept(index, 0)
             if bound:
-                self.iommu.trusted.add(guest.rid, guest.sept, guest.shared)
-                self.iommu.trusted.accept(guest.rid)
+                self.add_trusted_entry(index, index, 0)
+                self.accept_trusted_entry(index)
 
     @rule(tvm=tvms, gpa=gpas, hpa=hpas)
     def augment(self, tvm: int, gpa: int, hpa: int) -> None:
@@ -126,29 +132,27 @@ class Host(RuleBasedStateMachine):
     @rule(device=tvms, tvm=tvms, gpa=gpas)
     def add_trusted_entry(self, device: int, tvm: int, gpa: int) -> None:
         guest = self.tvms[tvm]
-        self.attempt(self.iommu.trusted.add, self.tvms[device].rid, guest.sept, guest.shared)
+        second = SecondStage(guest.sept, guest.shared)
+        self.attempt(self.trusted.add, DmarLevel.PASID, self.tvms[device].rid, 0, second)
         self.dma(device, gpa, 0, True, False)
 
     @rule(device=tvms)
     def accept_trusted_entry(self, device: int) -> None:
-        entry = self.iommu.trusted.entries.get(self.tvms[device].rid)
-        if entry is not None and entry.sept is self.tvms[device].sept:  # a TVM accepts only the device it wants
-            self.attempt(self.iommu.trusted.accept, self.tvms[device].rid)
+        self.attempt(self.trusted.tables.accept, self.tvms[device].rid, self.tvms[device].tdr)
 
     @rule(device=tvms)
     def block_trusted_entry(self, device: int) -> None:
-        self.attempt(self.iommu.trusted.block, self.tvms[device].rid)
+        self.attempt(self.trusted.tables.block, DmarLevel.PASID, self.tvms[device].rid)
 
     @rule(device=tvms)
     def remove_trusted_entry(self, device: int) -> None:
-        self.attempt(self.iommu.trusted.remove, self.tvms[device].rid)
+        self.attempt(self.trusted.tables.remove, DmarLevel.PASID, self.tvms[device].rid)
 
     @rule(tvm=tvms, domain=st.booleans())
     def invalidate(self, tvm: int, domain: bool) -> None:
         guest = self.tvms[tvm]
-        scope, target = (Invalidation.DOMAIN, guest.tdr) if domain else (Invalidation.REQUESTER, guest.rid)
-        self.iommu.trusted.request(scope, target)
-        self.iommu.trusted.process()
+        kind, target = (Invalidation.IOTLB, guest.tdr) if domain else (Invalidation.PASID, guest.rid)
+        self.attempt(self.trusted.flush, kind, target, guest.owner)
 
     @rule(hpa=hpas)
     def vmm_writes(self, hpa: int) -> None:
@@ -193,7 +197,7 @@ class Host(RuleBasedStateMachine):
     @invariant()
     def every_page_is_accounted_for(self) -> None:
         accounting = self.memory.accounting()
-        assert sum(accounting.values()) == PAGES
+        assert sum(accounting.values()) == PAGES + TABLES
         for guest in self.tvms:
             assert accounting.get(guest.owner, 0) == len(list(guest.sept.leaves()))
 

@@ -112,6 +112,20 @@ def test_every_change_of_owner_scrubs() -> None:
     assert memory.vmm.read(memory.vmm.allocate(), PAGE_SIZE) == bytes(PAGE_SIZE)
 
 
+@given(st.integers(0, 3 * PAGE_SIZE - 1), st.integers(1, PAGE_SIZE + 1))
+def test_whatever_was_written_is_scrubbed(at: int, size: int) -> None:
+    memory, _ = make()
+    hpa = memory.vmm.allocate(4 * PAGE_SIZE)
+    memory.vmm.write(hpa + at, b"x" * size)
+    owner = memory.create_owner()
+    for page in range(hpa, hpa + 4 * PAGE_SIZE, PAGE_SIZE):
+        memory.assign(page, owner)
+    assert memory.view(owner).read(hpa, 4 * PAGE_SIZE) == bytes(4 * PAGE_SIZE)
+    memory.view(owner).write(hpa + at, b"y" * size)
+    memory.reclaim(hpa, owner, 4 * PAGE_SIZE)
+    assert memory.vmm.read(hpa, 4 * PAGE_SIZE) == bytes(4 * PAGE_SIZE)
+
+
 def test_only_the_right_owner_can_be_moved_from() -> None:
     memory, _ = make()
     owner, hpa = private(memory)

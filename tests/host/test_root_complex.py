@@ -17,6 +17,7 @@ from teeio.pcie.capabilities.aer import AerCapability, Uncorrectable
 from teeio.pcie.capabilities.ide import IdeCapability
 from teeio.pcie.seams import ABORTED, UNSUPPORTED
 from teeio.pcie.tlp import CompletionStatus, memory_write
+from trusted_dma_bench import TablesBench
 
 ROOT = Bdf(0, 0, 1, 0)
 RID = 0x0100
@@ -36,14 +37,16 @@ class Bench:
         self.port = self.root_complex.add_root_port(ROOT, 0)
         self.ingress = self.port.host
         self.unit = self.root_complex.key_units[ROOT.requester_id]
+        self.unit.claim(STREAM, range(RID, RID + 8), MMIO)
         self.private, self.shared = self.memory.vmm.allocate(), self.memory.vmm.allocate()
         owner = self.memory.create_owner()
         self.sept = SecureEpt(self.memory, owner, 0x7000, MmioMetadata(()))
         self.sept.augment(GPA, self.private, PageLevel.PAGE_4K)
         self.sept.accept(GPA, PageLevel.PAGE_4K)
         self.memory.view(owner).write(self.private, b"secret")
-        self.iommu.trusted.add(RID, self.sept, SharedEpt())
-        self.iommu.trusted.accept(RID)
+        trusted = TablesBench(self.iommu.trusted, self.memory)
+        trusted.lead(RID, self.sept, SharedEpt())
+        trusted.tables.accept(RID, self.sept.tdr)
         self.domain = Domain()
         self.domain.map(GPA, self.shared)
         self.iommu.legacy.attach(RID, self.domain)
@@ -70,7 +73,16 @@ def test_t_is_not_believed_without_a_stream(bench: Bench) -> None:
     assert bench.ingress.dma_read(RID, GPA, 6, True, None) == UNSUPPORTED
     assert bench.ingress.dma_write(RID, GPA, b"forged", True, None) is CompletionStatus.UR
     assert bench.ingress.dma_read(RID, GPA, 6, True, STREAM).data == b"secret"
-    assert "T=1 counts only on a Secure IDE stream" in bench.refusals()[-1].rule
+    assert "T=1 counts only on a Secure Selective IDE stream" in bench.refusals()[-1].rule
+
+
+def test_t_is_not_believed_on_a_stream_that_the_tsm_did_not_set_up(bench: Bench) -> None:
+    for stream_id in (STREAM + 1, 0):
+        assert bench.ingress.dma_read(RID, GPA, 6, True, stream_id) == UNSUPPORTED
+        assert bench.ingress.dma_write(RID, GPA, b"forged", True, stream_id) is CompletionStatus.UR
+        assert bench.ingress.dma_read(RID, GPA, 6, False, stream_id).ok
+    bench.unit.release(STREAM)
+    assert bench.ingress.dma_read(RID, GPA, 6, True, STREAM) == UNSUPPORTED
 
 
 def test_without_t_private_memory_is_out_of_reach(bench: Bench) -> None:
@@ -147,6 +159,7 @@ def test_memory_ends_below_the_registers() -> None:
 
 def test_a_key_unit_hands_out_blocks_and_takes_them_back(bench: Bench) -> None:
     unit = bench.unit
+    unit.release(STREAM)
     empty = bench.port.config.need(IdeCapability).copied_registers()
     for stream_id in range(1, 5):
         assert unit.claim(stream_id, range(stream_id << 8, (stream_id << 8) + 8), MMIO)
@@ -162,7 +175,6 @@ def test_a_key_unit_hands_out_blocks_and_takes_them_back(bench: Bench) -> None:
 def test_a_stream_is_secure_with_all_keys_ready_and_enabled(bench: Bench) -> None:
     unit = bench.unit
     keys = iter(range(1, 100))
-    unit.claim(STREAM, range(RID, RID + 8), MMIO)
     for direction in Direction:
         for slot in key_slots(KeySet.K0, direction):
             assert not unit.is_secure(STREAM)

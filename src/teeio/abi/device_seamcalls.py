@@ -59,12 +59,15 @@ class TdhSpdmCreate:
 class SpdmConnected:
     """What the session set-up collected.
 
-    The VMM carries it to those who verify; the TSM vouches for it with digests (TDG.DEVIF.READ).
+    The VMM carries it to those who verify; the TSM vouches for it with digests (TDG.DEVIF.READ). `heartbeat_period` is that of the
+    session, in seconds, 0 for none: the VMM must have something said in it that often (DSP0274 HEARTBEAT). How the
+    TDX module tells is not published; here it is returned.
     """
 
     certificate_chain: bytes
     vca: bytes
     measurements: bytes
+    heartbeat_period: int
 
 
 @call(SEAMCALL, "TDH.SPDM.CONNECT", 142, returns=SpdmConnected, refusals=_EXCHANGE_FAILURES, resumable=True)

@@ -4,9 +4,11 @@ Names and leaf numbers: the TDX module's base API (Linux `tdx.h`) and the TDX Co
 the name in the other generation. A TVM is named by the physical address of its root page (`tdr`); all `pages`, `page`
 and `hpa` operands are pages that the VMM owns and gives up, and gets back from the call that undoes this one.
 
-Simplified against the real interface: a call takes the pages for the module's own structures as one list; the trees
-(secure EPT, DMAR, MMIO metadata) are entered in one step instead of level by level; TDH.MNG.INIT and TDH.MR.FINALIZE
-stand for the whole building of a TVM, which has no virtual processors of its own here.
+Simplified against the real interface: a call takes the pages for the module's own structures as one list; the secure
+EPT and the MMIO metadata are entered in one step instead of level by level; TDH.MNG.INIT and TDH.MR.FINALIZE stand for the
+whole building of a TVM, which has no virtual processors of its own here. TDH.DMAR calls name an entry by level and
+interface, in place of the packed DMAR_IDX with its PASID, which is always 0; TDH.IQINV.REQ takes no wait descriptor, as
+the TSM writes one itself and the VMM learns of its completion by TDH.IQINV.PROC.
 """
 
 from __future__ import annotations
@@ -14,10 +16,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from teeio.abi.declaration import Boundary, call
-from teeio.abi.operands import FunctionId, Invalidation, PageLevel, PagesReturned
+from teeio.abi.operands import (
+    DmarLevel,
+    DmarState,
+    FunctionId,
+    Invalidation,
+    InvalidationState,
+    PageLevel,
+    PagesReturned,
+)
 from teeio.abi.statuses import Status
 
 SEAMCALL = Boundary.SEAMCALL
+
+IOMMU_PAGES = 3
+"""Pages that TDX mode of an IOMMU takes: root table, invalidation queue, notes on the queue."""
+
+_DMAR_FAILURES = (
+    Status.IOMMU_NOT_CONFIGURED,
+    Status.DMAR_ENTRY_NOT_PRESENT,
+    Status.DMAR_INVALID_MAPPING_STATE,
+    Status.DMAR_TABLE_POISONED,
+)
 
 _EPT_FAILURES = (Status.EPT_WALK_FAILED, Status.EPT_ENTRY_STATE_INCORRECT, Status.PAGE_SIZE_MISMATCH)
 
@@ -142,7 +162,10 @@ class TdhPhymemPageReclaim:
 
 @call(SEAMCALL, "TDH.IOMMU.SETUP", 128, refusals=[Status.PAGE_METADATA_INCORRECT], alias="TDH.IOMMU.SETREG (128)")
 class TdhIommuSetup:
-    """Put an IOMMU into TDX mode; OPERAND_INVALID means that the unit has none."""
+    """Put an IOMMU into TDX mode; OPERAND_INVALID means that the unit has none.
+
+    `pages` are `IOMMU_PAGES`: for the root table, for the invalidation queue, for what the TSM notes beside the queue.
+    """
 
     iommu_id: int
     pages: tuple[int, ...]
@@ -153,7 +176,7 @@ class TdhIommuSetup:
     "TDH.IOMMU.CLEAR",
     129,
     returns=PagesReturned,
-    refusals=[Status.OPERAND_BUSY, Status.IOMMU_NOT_CONFIGURED],
+    refusals=[Status.OPERAND_BUSY, Status.IOMMU_NOT_CONFIGURED, Status.DMAR_TABLE_POISONED],
 )
 class TdhIommuClear:
     """Take an IOMMU without trusted entries, sessions and streams out of TDX mode."""
@@ -165,10 +188,10 @@ class TdhIommuClear:
     SEAMCALL,
     "TDH.IQINV.REQ",
     161,
-    refusals=[Status.IOMMU_NOT_CONFIGURED, Status.IOMMU_QUEUE_FULL],
+    refusals=[*_DMAR_FAILURES, Status.DMAR_INVALID_INV_STATE, Status.IOMMU_QUEUE_FULL],
 )
 class TdhIqinvReq:
-    """Queue an invalidation: `target` is the requester id (REQUESTER) or the `tdr` of a TVM (DOMAIN)."""
+    """Queue an invalidation: `target` is the `tdr` of a TVM (IOTLB), or the interface whose blocked entry is meant."""
 
     iommu_id: int
     scope: Invalidation
@@ -177,13 +200,19 @@ class TdhIqinvReq:
 
 @dataclass(frozen=True, slots=True)
 class InvalidationsDone:
-    """How many queued invalidations were completed by this call, and how many still wait."""
+    """How many invalidations were completed by this call, and how many descriptors still wait in the queue."""
 
     completed: int
     waiting: int
 
 
-@call(SEAMCALL, "TDH.IQINV.PROC", 162, returns=InvalidationsDone, refusals=[Status.IOMMU_NOT_CONFIGURED])
+@call(
+    SEAMCALL,
+    "TDH.IQINV.PROC",
+    162,
+    returns=InvalidationsDone,
+    refusals=[Status.IOMMU_NOT_CONFIGURED, Status.DMAR_TABLE_POISONED],
+)
 class TdhIqinvProc:
     """Process the queued invalidations."""
 
@@ -197,44 +226,53 @@ class TdhIqinvProc:
     SEAMCALL,
     "TDH.DMAR.ADD",
     150,
-    refusals=[
-        Status.TDI_NOT_PRESENT,
-        Status.PAGE_METADATA_INCORRECT,
-        Status.DMAR_ENTRY_STATE_INCORRECT,
-        Status.IOMMU_NOT_CONFIGURED,
-    ],
+    refusals=[*_DMAR_FAILURES, Status.TDI_NOT_PRESENT, Status.PAGE_METADATA_INCORRECT],
 )
 class TdhDmarAdd:
-    """Lead the interface's T=1 requests to its TVM's secure EPT, pending until the TVM accepts."""
+    """Add an entry to the trusted DMA tables: to the next table, or of an interface to its TVM.
+
+    `entry` is the entry's qwords: root (half) 1, context 4, PASID directory 1, PASID 8; all but a PASID entry give a page.
+    A PASID entry takes the `tdr` of the interface's TVM, and is pending until the TVM accepts it; for others `tdr` is 0.
+    """
 
     iommu_id: int
     function_id: FunctionId
-    tdr: int
-    pages: tuple[int, ...]
+    level: DmarLevel
+    entry: tuple[int, ...]
+    tdr: int = 0
 
 
-@call(SEAMCALL, "TDH.DMAR.BLOCK", 151, refusals=[Status.DMAR_ENTRY_STATE_INCORRECT, Status.IOMMU_NOT_CONFIGURED])
+@call(SEAMCALL, "TDH.DMAR.BLOCK", 151, refusals=_DMAR_FAILURES)
 class TdhDmarBlock:
-    """Block a trusted entry: no new translation is made by it."""
+    """Block an entry that has no entries below it: no new walk uses it."""
 
     iommu_id: int
     function_id: FunctionId
+    level: DmarLevel = DmarLevel.PASID
 
 
 @dataclass(frozen=True, slots=True)
-class DmarEntry:
-    """State of a trusted entry by name, and the TVM it leads to (0: none)."""
+class DmarRead:
+    """States of an entry, and its qwords as they lie in the table."""
 
-    state: str
-    tdr: int
+    state: DmarState
+    invalidation: InvalidationState
+    entry: tuple[int, ...]
 
 
-@call(SEAMCALL, "TDH.DMAR.READ", 152, returns=DmarEntry, refusals=[Status.IOMMU_NOT_CONFIGURED])
+@call(
+    SEAMCALL,
+    "TDH.DMAR.READ",
+    152,
+    returns=DmarRead,
+    refusals=[Status.IOMMU_NOT_CONFIGURED, Status.DMAR_ENTRY_NOT_PRESENT, Status.DMAR_TABLE_POISONED],
+)
 class TdhDmarRead:
-    """Read a trusted entry."""
+    """Read an entry: its states, and its bytes as qwords."""
 
     iommu_id: int
     function_id: FunctionId
+    level: DmarLevel = DmarLevel.PASID
 
 
 @call(
@@ -242,13 +280,14 @@ class TdhDmarRead:
     "TDH.DMAR.REMOVE",
     153,
     returns=PagesReturned,
-    refusals=[Status.DMAR_ENTRY_STATE_INCORRECT, Status.TLB_TRACKING_NOT_DONE, Status.IOMMU_NOT_CONFIGURED],
+    refusals=[*_DMAR_FAILURES, Status.DMAR_INVALID_INV_STATE],
 )
 class TdhDmarRemove:
-    """Remove a blocked and invalidated trusted entry."""
+    """Remove a blocked and invalidated entry, and give back the page of the table below it."""
 
     iommu_id: int
     function_id: FunctionId
+    level: DmarLevel = DmarLevel.PASID
 
 
 # -- trusted MMIO ----------------------------------------------------------------------------------------------------
@@ -302,6 +341,7 @@ class TdhMmiomtRemove:
         Status.MMIO_INVALID_PAGE_METADATA,
         Status.MMIO_DEVIF_OWNER_MISMATCH,
         Status.IDE_STREAM_BLOCKED,
+        Status.IDE_STREAM_NEEDS_NEW_KEYS,
     ],
 )
 class TdhMmioMap:

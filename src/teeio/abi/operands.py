@@ -90,22 +90,52 @@ AUTHORITY: Mapping[DevifOperation, frozenset[Actor]] = MappingProxyType(
 The VMM carries all of them, but starts one that is not its own only after the TVM has asked for it."""
 
 
-class Invalidation(IntEnum):
-    """What TDH.IQINV.REQ throws away."""
+class DmarLevel(IntEnum):
+    """The levels of the trusted DMA remapping tables, from the leaf up, named by whose entry is meant (TDX module, dmar_defs.h)."""
 
-    REQUESTER = 0
-    DOMAIN = 1
+    PASID = 0
+    PASID_DIRECTORY = 1
+    CONTEXT = 2
+    ROOT = 3
+
+
+class DmarState(IntEnum):
+    """Mapping state of an entry of these tables; only PASID entries are ever PENDING (dmar_defs.h)."""
+
+    FREE = 0
+    PENDING = 1
+    BLOCKED = 2
+    PRESENT = 3
+
+
+class InvalidationState(IntEnum):
+    """How far a blocked entry is out of the caches (dmar_defs.h)."""
+
+    PENDING = 0
+    QUEUED = 1
+    DONE = 3
+
+
+class Invalidation(IntEnum):
+    """What TDH.IQINV.REQ throws away: what is cached of a TVM's addresses, or of one entry (inv_queue_defs.h)."""
+
+    IOTLB = 0
+    ROOT = 1
+    CONTEXT = 2
+    PASID_DIRECTORY = 3
+    PASID = 4
 
 
 @dataclass(frozen=True, slots=True)
 class LockParameters:
     """What the VMM chooses for LOCK_INTERFACE: the FLAGS and the MMIO_REPORTING_OFFSET (signed, bytes).
 
-    The default stream is the interface's, the peer-to-peer mask is zero (TDX Connect has no P2P).
+    The default stream is the interface's. The peer-to-peer mask is zero without BIND_P2P, which TDX Connect does not have.
     """
 
     flags: int
     mmio_reporting_offset: int = 0
+    bind_p2p_address_mask: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,7 +170,9 @@ class TdgMmioAccept:
         Status.TDI_NOT_PRESENT,
         Status.DEVIF_BIND_SESSION_MISMATCH,
         Status.DEVIF_TDISP_INVALID_STATE,
-        Status.DMAR_ENTRY_STATE_INCORRECT,
+        Status.DMAR_ENTRY_NOT_PRESENT,
+        Status.DMAR_INVALID_MAPPING_STATE,
+        Status.DMAR_TABLE_POISONED,
     ],
 )
 class TdgDmarAccept:

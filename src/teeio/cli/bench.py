@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -36,6 +37,10 @@ def _plots(wanted: list[Path] | None) -> list[Path] | None:
     for path in wanted or ():
         if path.suffix not in (".png", ".svg"):
             raise typer.BadParameter(f"{path} is neither .png nor .svg")
+        if not path.parent.is_dir():
+            raise typer.BadParameter(f"there is no folder {path.parent}")
+        if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise typer.BadParameter(f"{path} cannot be written")
     return wanted
 
 

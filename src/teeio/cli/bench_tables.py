@@ -45,6 +45,7 @@ def _table(console: Console, title: str, columns: Sequence[str], rows: Iterator[
 _COUNTS: tuple[tuple[str, Callable[[Sample], str]], ...] = (
     ("copied", lambda s: f"{s.cost.bytes_copied / s.cost.payload:.3f}"),
     ("cipher", lambda s: f"{(s.cost.bytes_encrypted + s.cost.bytes_decrypted) / s.cost.payload:.3f}"),
+    ("device", lambda s: f"{(s.device_opened + s.device_sealed) / s.cost.payload:.3f}"),
     ("IDE", lambda s: f"{(s.down + s.up).ide_bytes / s.cost.payload:.3f}"),
     ("TLP", lambda s: f"{(s.down + s.up).tlp_bytes / s.cost.payload:.3f}"),
     ("TLPs", lambda s: f"{(s.down + s.up).tlps:,}"),
@@ -56,8 +57,8 @@ _COUNTS: tuple[tuple[str, Callable[[Sample], str]], ...] = (
     ("right", lambda s: "yes" if s.correct else "NO"),
 )
 _LEGEND = (
-    "for each byte of payload: copied and ciphered by the guest's CPU, IDE prefixes and MACs, TLPs, its measured CPU time "
-    "in this simulator; for each message: TLPs, descriptors, interrupts, halts, calls of VMM and TSM"
+    "for each byte of payload: copied and ciphered by the guest's CPU, ciphered by the device, IDE prefixes and MACs, TLPs, "
+    "the guest's measured CPU time in this simulator; for each message: TLPs, descriptors, interrupts, halts, calls of VMM and TSM"
 )
 
 

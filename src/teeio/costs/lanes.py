@@ -20,6 +20,7 @@ from teeio.costs.traffic import LinkMeter, Traffic
 from teeio.crypto.aead import NONCE_SIZE, TAG_SIZE, AeadKey
 from teeio.crypto.algorithms import Aead
 from teeio.device.configuration import Configuration
+from teeio.device.models.accelerator import Accelerator
 from teeio.errors import Misuse
 from teeio.guest.cost import Cost, CostMeter
 from teeio.guest.dma import DirectDma, DmaInterface, ProtectedSession
@@ -69,13 +70,18 @@ _TITLES = {
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One message by one path: its cost to the guest, what crossed the link, calls by callee, wall-clock seconds."""
+    """One message by one path: its cost to the guest, what crossed the link, calls by callee, wall-clock seconds.
+
+    `device_opened` and `device_sealed` are bytes of payload that the device's own cipher, not IDE's, has worked on.
+    """
 
     lane: Lane
     size: int
     cost: Cost
     down: Traffic
     up: Traffic
+    device_opened: int
+    device_sealed: int
     calls: dict[str, int]
     wall_seconds: float
     correct: bool
@@ -85,6 +91,8 @@ class Sample:
         traffic, payload = self.down + self.up, self.cost.payload
         return {
             **self.cost.per_byte(),
+            "device_bytes_ciphered": (self.device_opened + self.device_sealed) / payload,
+            "exits": self.cost.exits / payload,
             "tlps": traffic.tlps / payload,
             "ide_bytes": traffic.ide_bytes / payload,
             "tlp_bytes": traffic.tlp_bytes / payload,
@@ -106,6 +114,7 @@ class Sample:
                 "interrupts": cost.interrupts,
                 "descriptors": cost.descriptors,
             },
+            "device": {"bytes_opened": self.device_opened, "bytes_sealed": self.device_sealed},
             "link": {"down": self.down.as_dict(), "up": self.up.as_dict()},
             "calls": self.calls,
             "per_payload_byte": self.per_byte(),
@@ -131,9 +140,11 @@ class Bench:
         driver: AcceleratorDriver,
         dma: DmaInterface,
         meter: CostMeter,
+        accelerator: Accelerator,
         wall_clock: Callable[[], float],
     ) -> None:
         self.lane = lane
+        self._accelerator = accelerator
         self._platform = platform
         self._guest = guest
         self._driver = driver
@@ -182,12 +193,25 @@ class Bench:
         now, before = self._platform.now(), self._meter.total
         self._calls.clear()
         self._link.take()
+        device = self._accelerator
+        opened, sealed = device.opened, device.sealed
         begun = self._wall_clock()
         self._driver.run(Operation.COPY, source.gpa, size, result.gpa, now)
         wall_seconds = self._wall_clock() - begun
         down, up = self._link.take()
         cost = self._meter.total - before
-        return Sample(self.lane, size, cost, down, up, dict(self._calls), wall_seconds, check(result.read(0, size)))
+        return Sample(
+            self.lane,
+            size,
+            cost,
+            down,
+            up,
+            device.opened - opened,
+            device.sealed - sealed,
+            dict(self._calls),
+            wall_seconds,
+            check(result.read(0, size)),
+        )
 
     def _payload(self, size: int) -> tuple[bytes, Callable[[bytes], bool]]:
         """Give a message and the check of what comes back; what an application seals must open again."""
@@ -237,7 +261,7 @@ def prepared(
             session = ProtectedSession(key)
         direct = DirectDma(guest.tvm) if lane is Lane.DIRECT else None
         driver, dma = guest.driver(function, meter, session=session, dma=direct)
-    bed = Bench(lane, platform, guest, driver, dma, meter, wall_clock)
+    bed = Bench(lane, platform, guest, driver, dma, meter, platform.accelerator(vf.address), wall_clock)
     try:
         yield bed
     finally:

@@ -2,40 +2,37 @@
 
 Lock asks the VMM to bind; attest collects and judges evidence; accept validates the device key, accepts MMIO and DMA
 and starts the interface, all under the one bind session id that lock has read from the TSM. A step that fails undoes
-everything. No step is taken while a driver is bound. An interface that fell out of RUN is never revived: it is unlocked
-and goes the whole way again.
+what it did and all before it. No step is taken while a driver is bound. An interface that fell out of RUN is never revived:
+it is unlocked and goes the whole way again.
+
+What is started is what was attested: should the TSM vouch for anything else by then, be it only measurements that the VMM
+has let it take again, accept refuses. NO_FW_UPDATE keeps firmware as it is while locked, but other measurements may change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import replace
 from itertools import combinations
 
 from teeio.abi.declaration import CallRefused
 from teeio.abi.hypercalls import TdcmBind, TdcmCheckTeeioSupp, TdcmGetTdiState, TdcmStartTdi, TdcmUnbind
 from teeio.abi.operands import GPA_SHARED_BIT, PAGE_SIZE, PRIVATE_MMIO_BASE, DevifOperation, PageLevel
 from teeio.abi.statuses import Status
-from teeio.abi.tdcalls import NO_BIND_SESSION, TdgDevifValidate, TdgDmarAccept, TdgMmioAccept, TdgTdiStart
-from teeio.attestation import Evidence, PlacedRange, RegisterWindow, Verdict
+from teeio.abi.tdcalls import NO_BIND_SESSION, DevifInfo, TdgDevifValidate, TdgDmarAccept, TdgMmioAccept, TdgTdiStart
+from teeio.attestation import Evidence, RegisterWindow, Verdict
 from teeio.errors import AuthenticationFailed, DecodeError, Incompatible, Misuse, PeerViolation, TeeioError
-from teeio.guest.attest import Verifier, collect, exchange, public_key_hash, read_interface
+from teeio.guest.attest import Verifier, collect, exchange, public_key_hash, read_interface, statement
+from teeio.guest.interface_record import InterfaceRecord, Phase
 from teeio.guest.mmio import MmioWindow
-from teeio.guest.pci import GuestBar, PciFunction
+from teeio.guest.pci import PciFunction
+from teeio.guest.ranges import TeeRange, tee_ranges
 from teeio.guest.tvm import Tvm, checked
 from teeio.observe import Refused, StateChanged
-from teeio.tdisp.messages import DeviceInterfaceReport, InterfaceState, RangeAttributes
+from teeio.tdisp.messages import DeviceInterfaceReport, InterfaceState
 
-
-class Phase(Enum):
-    """How far the TVM is with an interface."""
-
-    UNLOCKED = "not locked"
-    LOCKED = "locked, not accepted"
-    ACCEPTED = "accepted and in RUN"
-    LOST = "lost: it left RUN, or was not given back"
+__all__ = ["AssignedInterface", "NotAccepted", "Phase", "TeeRange", "tee_ranges"]
 
 
 class NotAccepted(AuthenticationFailed):
@@ -48,61 +45,48 @@ class NotAccepted(AuthenticationFailed):
         self.verdict = verdict
 
 
-@dataclass(frozen=True, slots=True)
-class TeeRange:
-    """A TEE range of the report and where the TVM has it: `offset` in its BAR, `gpa`, `pages` of 4 KiB."""
-
-    index: int
-    bar: int
-    offset: int
-    gpa: int
-    pages: int
-    first_page: int
-
-    @property
-    def end(self) -> int:
-        """The first offset after it."""
-        return self.offset + self.pages * PAGE_SIZE
-
-    @property
-    def mapped(self) -> PlacedRange:
-        """The range as the policy compares it."""
-        return PlacedRange(self.bar, self.gpa // PAGE_SIZE, self.first_page, self.pages)
-
-
-def tee_ranges(
-    report: DeviceInterfaceReport, reporting_offset: int, bars: tuple[GuestBar, ...]
-) -> tuple[TeeRange, ...]:
-    """Find where the TEE ranges of a report lie for the TVM; a range that fits no BAR is left out.
-
-    A reported address less the MMIO_REPORTING_OFFSET is the device's, and BARs are aligned to their size (PCIe Base
-    7.5.1.2.1), so that its low bits are the offset in the BAR, whatever the host's address is.
-    """
-    by_number = {bar.number: bar for bar in bars}
-    found = []
-    for index, part in enumerate(report.ranges):
-        bar = by_number.get(part.range_id)
-        if bar is None or not part.pages or part.attributes & RangeAttributes.IS_NON_TEE_MEM:
-            continue
-        offset = (part.first_address() - reporting_offset) % bar.size
-        if offset % PAGE_SIZE == 0 and offset + part.pages * PAGE_SIZE <= bar.size:
-            found.append(TeeRange(index, bar.number, offset, bar.gpa + offset, part.pages, part.first_page))
-    return tuple(found)
-
-
 class AssignedInterface:
-    """One interface that the VMM has assigned to the TVM."""
+    """One interface that the VMM has assigned to the TVM; all views of a function share its record."""
 
     def __init__(self, tvm: Tvm, function: PciFunction) -> None:
         self.tvm = tvm
         self.function = function
-        self.function_id = 0
-        self.bind_session_id = NO_BIND_SESSION
-        self.phase = Phase.UNLOCKED
-        self.driver: str | None = None
-        self.evidence: Evidence | None = None
-        self.verdict: Verdict | None = None
-        self.ranges: tuple[TeeRange, ...] = ()
+        self._record = tvm.interfaces.setdefault(function.address, InterfaceRecord())
+
+    @property
+    def phase(self) -> Phase:
+        """How far the TVM is with it."""
+        return self._record.phase
+
+    @property
+    def driver(self) -> str | None:
+        """The driver that is bound."""
+        return self._record.driver
+
+    @property
+    def function_id(self) -> int:
+        """What the TSM calls it; 0 before the first lock."""
+        return self._record.function_id
+
+    @property
+    def bind_session_id(self) -> int:
+        """The lock that holds, or `NO_BIND_SESSION`."""
+        return self._record.bind_session_id
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """What was collected under this lock."""
+        return self._record.evidence
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The last verdict on it."""
+        return self._record.verdict
+
+    @property
+    def ranges(self) -> tuple[TeeRange, ...]:
+        """The TEE ranges that were attested under this lock."""
+        return self._record.ranges
 
     def __str__(self) -> str:
         return f"interface {self.function.address}"
@@ -117,14 +101,18 @@ class AssignedInterface:
         return verdict
 
     def lock(self, now: float) -> None:
-        """Let the VMM bind and lock the interface, and take the TSM's bind session id."""
+        """Let the VMM bind and lock the interface, and take the TSM's bind session id.
+
+        Raises `Misuse` for one that the TSM has locked already: it is not this call's to give back, and LOST until unlocked.
+        """
         self._expect(Phase.UNLOCKED)
         self._check_bars()
         if not self.function.tee_io:
             raise Incompatible(f"{self} has no TEE-IO bit", remedy="use it untrusted, through shared memory")
         call = TdcmCheckTeeioSupp(requester_id=self.function.address.requester_id)
         support = self.tvm.ask(call, lambda asked, _: self.tvm.vmm.tdcm_check_teeio_supp(asked), now)
-        self.function_id = checked(support.function_id, int, "the FUNCTION_ID", 1 << 25)
+        self._record.function_id = checked(support.function_id, int, "the FUNCTION_ID", 1 << 25)
+        self._expect_not_in_use()
         self.function.enable(now)
         with self._undone_on_failure(now):
             self.tvm.ask(TdcmBind(function_id=self.function_id), self.tvm.vmm.tdcm_bind, now)
@@ -132,7 +120,7 @@ class AssignedInterface:
             self._expect_state(info.state, InterfaceState.CONFIG_LOCKED)
             if info.bind_session_id == NO_BIND_SESSION:
                 raise PeerViolation(f"{self} is locked without a bind session", "TDG.DEVIF.READ")
-            self.bind_session_id = info.bind_session_id
+            self._record.bind_session_id = info.bind_session_id
         self._enter(Phase.LOCKED, "TDCM.BIND")
 
     def attest(self, verifier: Verifier, registers: tuple[RegisterWindow, ...], now: float) -> Verdict:
@@ -147,22 +135,27 @@ class AssignedInterface:
             evidence = collect(self.tvm, self.function_id, self.bind_session_id, slot, nonce, now)
             ranges = self._ranges(evidence)
             mapped = None if ranges is None else tuple(found.mapped for found in ranges)
-            self.evidence = evidence
-            self.verdict = verifier.appraise(evidence, self.bind_session_id, mapped, registers, now)
-            if not self.verdict.accepted:
-                raise NotAccepted(str(self), self.verdict)
-            self.ranges = ranges or ()
+            verdict = verifier.appraise(evidence, self.bind_session_id, mapped, registers, now)
+            self._record.evidence, self._record.verdict = evidence, verdict
+            if not verdict.accepted:
+                raise NotAccepted(str(self), verdict)
+            self._record.ranges = ranges or ()
             self._check_places(registers)
-        return self.verdict
+        return verdict
 
     def accept(self, now: float) -> None:
-        """Accept what was attested, and start it. Raises `CallRefused`, `PeerViolation`; everything is undone then."""
+        """Accept what was attested, and start it.
+
+        Raises `CallRefused`, `PeerViolation`, and `AuthenticationFailed` if it is not what was attested; everything is undone
+        then.
+        """
         self._expect(Phase.LOCKED)
         evidence = self.evidence
         if evidence is None or self.verdict is None or not self.verdict.accepted:
             raise Misuse(f"{self} has no accepted evidence", remedy="call attest first")
         tsm, function_id, lock = self.tvm.tsm, self.function_id, self.bind_session_id
         with self._undone_on_failure(now):
+            self._expect_attested(read_interface(self.tvm, function_id), evidence, InterfaceState.CONFIG_LOCKED)
             key = public_key_hash(evidence)
             validate = TdgDevifValidate(function_id=function_id, bind_session_id=lock, public_key_hash=key)
             self.tvm.tdcall(validate, tsm.tdg_devif_validate)
@@ -171,10 +164,7 @@ class AssignedInterface:
             self.tvm.tdcall(TdgDmarAccept(function_id=function_id, bind_session_id=lock), tsm.tdg_dmar_accept)
             self.tvm.tdcall(TdgTdiStart(function_id=function_id, bind_session_id=lock), tsm.tdg_tdi_start)
             self.tvm.ask(TdcmStartTdi(function_id=self.function_id), self.tvm.vmm.tdcm_start_tdi, now)
-            info = read_interface(self.tvm, self.function_id)
-            self._expect_state(info.state, InterfaceState.RUN)
-            if info.bind_session_id != self.bind_session_id:
-                raise PeerViolation(f"{self} runs under another lock than the attested one", "TDG.DEVIF.READ")
+            self._expect_attested(read_interface(self.tvm, function_id), evidence, InterfaceState.RUN)
         self._enter(Phase.ACCEPTED, "TDCM.START.TDI")
 
     def unlock(self, now: float) -> None:
@@ -187,7 +177,7 @@ class AssignedInterface:
 
     def _give_back(self, now: float) -> None:
         """Let the VMM unbind; whatever it answers, the TSM's word decides whether it has."""
-        self._forget()
+        self._record.forget()
         try:
             with suppress(CallRefused):
                 self.tvm.ask(TdcmUnbind(function_id=self.function_id), self.tvm.vmm.tdcm_unbind, now)
@@ -198,11 +188,9 @@ class AssignedInterface:
         self._enter(Phase.UNLOCKED, "TDCM.UNBIND")
 
     def _expect_stopped(self) -> None:
-        try:
-            self._expect_state(read_interface(self.tvm, self.function_id).state, InterfaceState.CONFIG_UNLOCKED)
-        except CallRefused as refusal:
-            if refusal.status is not Status.TDI_NOT_PRESENT:
-                raise
+        known = self._known_to_tsm()
+        if known is not None:
+            self._expect_state(known, InterfaceState.CONFIG_UNLOCKED)
 
     # -- while it is accepted ---------------------------------------------------------------------------------------
 
@@ -225,7 +213,7 @@ class AssignedInterface:
         except TeeioError as error:
             state, cause, lost = self._known_state(), f"the state could not be asked: {error}", True
         if lost and self.phase is Phase.ACCEPTED:
-            self._forget()
+            self._record.forget()
             self._enter(Phase.LOST, f"{cause}: {state.name}")
         return state
 
@@ -242,11 +230,11 @@ class AssignedInterface:
         """Let a driver use the interface: from now on it cannot be locked, accepted or unlocked."""
         if self.driver is not None:
             raise Misuse(f"{self} is busy: driver {self.driver} is bound")
-        self.driver = name
+        self._record.driver = name
 
     def release_driver(self) -> None:
         """Detach the driver."""
-        self.driver = None
+        self._record.driver = None
 
     # -- checks -----------------------------------------------------------------------------------------------------
 
@@ -259,6 +247,32 @@ class AssignedInterface:
     def _expect_state(self, state: int, wanted: InterfaceState) -> None:
         if state != wanted:
             raise PeerViolation(f"{self} is in {_state(state).name}, must be in {wanted.name}", "PCIe Base 11.2")
+
+    def _expect_not_in_use(self) -> None:
+        """Refuse an interface that the TSM has locked or running, or in ERROR: this lock must not end that one."""
+        known = self._known_to_tsm()
+        if known is not None and known is not InterfaceState.CONFIG_UNLOCKED:
+            self._enter(Phase.LOST, f"TDG.DEVIF.READ: it is in {known.name} already")
+            raise Misuse(f"{self} is in {known.name} already, by a lock that is not this one", remedy="unlock it first")
+
+    def _known_to_tsm(self) -> InterfaceState | None:
+        """Give the state that the TSM knows; None if it is not the TVM's. Raises `CallRefused`."""
+        try:
+            return _state(read_interface(self.tvm, self.function_id).state)
+        except CallRefused as refusal:
+            if refusal.status is not Status.TDI_NOT_PRESENT:
+                raise
+            return None
+
+    def _expect_attested(self, info: DevifInfo, evidence: Evidence, wanted: InterfaceState) -> None:
+        """Refuse another state, another lock, or other evidence than was judged."""
+        self._expect_state(info.state, wanted)
+        if info.bind_session_id != self.bind_session_id:
+            raise PeerViolation(f"{self} is under another lock than the attested one", "TDG.DEVIF.READ")
+        if replace(statement(info), state=evidence.statement.state) != evidence.statement:
+            raise AuthenticationFailed(
+                f"the TSM vouches for other evidence on {self} than was attested", remedy="lock and attest it anew"
+            )
 
     def _check_bars(self) -> None:
         """Refuse BARs that the VMM has put over one another or over the TVM's memory."""
@@ -332,9 +346,10 @@ class AssignedInterface:
 
     def _known_state(self) -> InterfaceState:
         try:
-            return _state(read_interface(self.tvm, self.function_id).state)
+            known = self._known_to_tsm()
         except CallRefused:
-            return InterfaceState.ERROR
+            known = None
+        return InterfaceState.ERROR if known is None else known
 
     # -- moves ------------------------------------------------------------------------------------------------------
 
@@ -350,14 +365,10 @@ class AssignedInterface:
                 error.add_note(f"and {self} could not be given back: {second}")
             raise
 
-    def _forget(self) -> None:
-        """Give up what was attested and accepted."""
-        self.bind_session_id, self.evidence, self.ranges = NO_BIND_SESSION, None, ()
-
     def _enter(self, phase: Phase, cause: str) -> None:
         if phase is not self.phase:
             self.tvm.observer(StateChanged(f"TVM: {self}", self.phase.name, phase.name, cause))
-        self.phase = phase
+        self._record.phase = phase
 
 
 def _state(state: int) -> InterfaceState:

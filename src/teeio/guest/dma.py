@@ -11,6 +11,7 @@ itself. T=0 bus addresses of shared memory are guest addresses without `GPA_SHAR
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import NamedTuple, Protocol
 
 from teeio.crypto.aead import TAG_SIZE, AeadKey
@@ -38,6 +39,14 @@ class Label(NamedTuple):
     associated: bytes
 
 
+class Place(Enum):
+    """Where a buffer lies for a device."""
+
+    MEMORY = "memory, by DMA"
+    OWN_DEVICE = "its own memory, by offset"
+    PEER_DEVICE = "a peer's memory, by translated address"
+
+
 class Mapping(NamedTuple):
     """A buffer that a device may use: its bus address, and for the back end where its data are or go."""
 
@@ -45,6 +54,7 @@ class Mapping(NamedTuple):
     size: int
     gpa: int
     label: Label
+    place: Place = Place.MEMORY
 
 
 class ProtectedSession:

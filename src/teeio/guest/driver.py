@@ -36,6 +36,7 @@ from teeio.attestation import RegisterWindow
 from teeio.errors import AuthenticationFailed, ErrorResponse, Incompatible, Misuse, PeerViolation, TransportError
 from teeio.guest.accept import AssignedInterface, Phase
 from teeio.guest.cost import CostMeter
+from teeio.guest.device_memory import reached
 from teeio.guest.dma import DmaInterface, Label, Mapping, PoolFull
 from teeio.guest.mmio import MmioWindow
 from teeio.guest.pci import PciFunction
@@ -256,7 +257,8 @@ class AcceleratorDriver:
             self._dma.release(source)
             raise
         with self._meter.busy():
-            placed = replace(descriptor, source=source.address, destination=destination.address)
+            flags = flags | reached(source.place, destination.place)
+            placed = replace(descriptor, source=source.address, destination=destination.address, flags=flags)
             _need(self._completions).write(index * COMPLETION_SIZE, bytes(COMPLETION_SIZE))
             _need(self._ring).write(index * DESCRIPTOR_SIZE, placed.encode())
         self._meter.add(descriptors=1)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from teeio.abi.operands import ECAM, MESSAGE_ADDRESS
-from teeio.errors import PeerViolation
+from teeio.errors import PeerViolation, TransportError
 from teeio.guest.mmio import MmioWindow, request_mmio
 from teeio.guest.tvm import Tvm
 from teeio.pcie.address import DEVICES, FUNCTIONS, AddressRange, Bdf
@@ -19,7 +19,7 @@ from teeio.pcie.capabilities.bar import MAX_BARS
 from teeio.pcie.capabilities.express import ExpressCapability
 from teeio.pcie.capabilities.header import ABSENT_ID, BARS_AT, CommonHeader
 from teeio.pcie.capabilities.msix import ENTRY_SIZE, MsixCapability, MsixMessage, MsixTable
-from teeio.pcie.config_space import FIRST_CAPABILITY, MAX_CAPABILITIES, SPACE_SIZE
+from teeio.pcie.config_space import FIRST_CAPABILITY, MAX_CAPABILITIES, SPACE_SIZE, all_ones
 from teeio.pcie.registers import Register
 
 
@@ -52,6 +52,7 @@ class ConfigWindow:
     """Configuration space of one function, by hypercalls."""
 
     def __init__(self, tvm: Tvm, function: Bdf) -> None:
+        self.function = function
         self._tvm = tvm
         self._base = ECAM.start + (function.requester_id << 12)
 
@@ -73,16 +74,24 @@ class ConfigWindow:
         self.write(at, register.size, register.put(self.read(at, register.size, now), **fields), now)
 
     def capabilities(self, now: float) -> dict[int, int]:
-        """Give the offsets of the capabilities by id. Raises `PeerViolation` for a list that has no end."""
+        """Give the offsets of the capabilities by id.
+
+        Raises `TransportError` if there is nobody, `PeerViolation` for a list that has no end.
+        """
         found: dict[int, int] = {}
         at = self.get(CommonHeader.CAPABILITIES_POINTER, "first", now) & ~3
         for _ in range(MAX_CAPABILITIES):
             if at < FIRST_CAPABILITY:
                 return found
             word = self.read(at, 2, now)
+            if word == all_ones(2):  # the VMM emulates the header, so it answers even if the device does not
+                raise TransportError(
+                    f"{self.function} does not answer: its capability at {at:#x} reads as all ones (PCIe Base 2.3.2)",
+                    remedy="its device was removed or is in reset: give the interface back, wait for another",
+                )
             found.setdefault(word & 0xFF, at)
             at = word >> 8 & ~3
-        raise PeerViolation("the capability list has a loop", "PCIe Base 7.5.3")
+        raise PeerViolation(f"the capability list of {self.function} has a loop", "PCIe Base 7.5.3")
 
 
 @dataclass(frozen=True)
@@ -141,9 +150,10 @@ def _present(tvm: Tvm, now: float, buses: range) -> Iterator[Bdf]:
             for number in range(FUNCTIONS):
                 function = Bdf(0, bus, device, number)
                 config = ConfigWindow(tvm, function)
-                if config.get(CommonHeader.VENDOR_ID, "id", now) != ABSENT_ID:
+                present = config.get(CommonHeader.VENDOR_ID, "id", now) != ABSENT_ID
+                if present:
                     yield function
-                if number == 0 and not _multi_function(config, now):
+                if number == 0 and not (present and _multi_function(config, now)):
                     break
 
 

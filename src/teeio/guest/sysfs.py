@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from teeio.attestation import RegisterWindow, Verdict
+from teeio.errors import Misuse
 from teeio.guest.accept import AssignedInterface, Phase
 from teeio.guest.attest import Verifier
 from teeio.guest.pci import PciFunction
@@ -64,7 +65,7 @@ class GuestSysfs(Sysfs):
             raise SysfsError(errno.EBUSY, "the device is locked")
         if text != TSM:
             raise SysfsError(errno.ENXIO, f"there is no devsec TSM {text}")
-        _without_driver(interface, lambda: interface.lock(now))
+        _without_driver(interface, lambda: _or_busy(interface, now))
 
     @staticmethod
     def _unlock(interface: AssignedInterface, text: str, now: float) -> None:
@@ -88,6 +89,13 @@ class GuestSysfs(Sysfs):
 def _holder(interface: AssignedInterface) -> str:
     """Name the TSM that holds the lock; also of an interface that was lost, until it is unlocked."""
     return "" if interface.phase is Phase.UNLOCKED else TSM
+
+
+def _or_busy(interface: AssignedInterface, now: float) -> None:
+    try:
+        interface.lock(now)
+    except Misuse as in_use:  # the TSM has it locked, though this TVM did not lock it
+        raise SysfsError(errno.EBUSY, str(in_use)) from in_use
 
 
 def _without_driver(interface: AssignedInterface, verb: Callable[[], object]) -> None:

@@ -20,8 +20,9 @@ from teeio.abi.statuses import TRANSIENT, TRIES, Status, TdcmStatus
 from teeio.abi.tdcalls import TdgMemPageAccept
 from teeio.crypto.entropy import Entropy
 from teeio.errors import AuthenticationFailed, Misuse, TransportError
+from teeio.guest.interface_record import InterfaceRecord
 from teeio.observe import Observer, ignore
-from teeio.pcie.address import AddressRange
+from teeio.pcie.address import AddressRange, Bdf
 
 C = TypeVar("C")
 V = TypeVar("V")
@@ -88,8 +89,8 @@ class Tvm:
     """One TVM.
 
     `memory` is its RAM, `initial` the part that was there before it started; with `huge_pages` it looks
-    for mappings of 2 MiB, too. `halt` gives the processor away until something may have happened. `exits` counts the
-    calls that leave the TVM.
+    for mappings of 2 MiB, too. `halt` gives the processor away until something may have happened, `wait` until a time, and
+    tells the time then. `exits` counts the calls that leave the TVM.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Tvm:
         initial: Sequence[AddressRange] = (),
         huge_pages: bool = False,
         halt: Callable[[], object] = lambda: None,
+        wait: Callable[[float], float] = lambda until: until,
         observer: Observer = ignore,
     ) -> None:
         if memory.start % PAGE_SIZE or memory.size % PAGE_SIZE or not 0 <= memory.start < memory.end <= GPA_SHARED_BIT:
@@ -114,8 +116,11 @@ class Tvm:
         self.memory = memory
         self.huge_pages = huge_pages
         self.halt = halt
+        self.wait = wait
         self.observer = observer
         self.interrupts = InterruptController()
+        self.interfaces: dict[Bdf, InterfaceRecord] = {}
+        """What is known of each function that was looked at as an interface, by its place in the TVM."""
         self.exits = 0
         self._initial = tuple(initial)
         self._pages = bytearray([_UNACCEPTED]) * (memory.size // PAGE_SIZE)
@@ -131,12 +136,13 @@ class Tvm:
 
         Raises `CallRefused`, `TransportError` if it never ends, `AuthenticationFailed` for an answer that is none.
         """
-        for poll in range(POLLS):
+        for _ in range(POLLS):
             self.exits += 1
-            result = method(call, now + poll * POLL_INTERVAL)
+            result = method(call, now)
             if result.status is not TdcmStatus.WAIT:
                 return _complete(call, result.require(name_of_call(call)))
             self.halt()
+            now = self.wait(now + POLL_INTERVAL)
         raise TransportError(
             f"{name_of_call(call)}: still under way after {POLLS * POLL_INTERVAL:.0f} s",
             remedy="the VMM does not serve this call; give the device up",

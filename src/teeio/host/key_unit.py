@@ -44,6 +44,10 @@ class KeyUnit:
         """The Stream IDs in use."""
         return tuple(self._claimed)
 
+    def has(self, stream_id: int) -> bool:
+        """Tell whether the stream was set up here: all of these are Selective, and nobody but the TSM has their keys."""
+        return stream_id in self._claimed
+
     def holds(self, offset: int, size: int) -> bool:
         """Tell whether a configuration access touches the IDE registers."""
         capability = self._port.ide.capability

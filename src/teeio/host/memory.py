@@ -11,9 +11,9 @@ reads and writes through a `MemoryView`, which is bound to one owner like an acc
   `MemoryPoisoned` (hardware: machine check). So data is never silently replaced;
 * a TVM or the TSM never gets at a page with the wrong key: `MemoryPoisoned` as well, and nothing changes.
 
-Every change of owner scrubs the page. Simplified: the store holds plaintext and encryption happens when an outsider
-looks, with the same result for the outsider; poison covers a page, not a cache line, and only reclaiming the page
-clears it; there are no caches to flush.
+Every change of owner scrubs the page, unless nothing was written to it since the last time. Simplified: the store holds
+plaintext and encryption happens when an outsider looks, with the same result for the outsider; poison covers a page, not
+a cache line, and only reclaiming the page clears it; there are no caches to flush.
 
 The store is one page-aligned anonymous mapping, so that copies do not depend on where the allocator happens to put a
 buffer.
@@ -74,6 +74,7 @@ class PhysicalMemory:
         # Copy-on-write, so that a forked process has a memory of its own (see `explorer`).
         self._store = mmap.mmap(-1, size, access=mmap.ACCESS_COPY)
         self._owners = bytearray(size // PAGE_SIZE)
+        self._written = bytearray(size // PAGE_SIZE)
         self._poisoned: set[int] = set()
         self._keys: dict[OwnerId, MemoryKey] = {TSM: MemoryKey(entropy)}
         self.vmm = VmmMemory(self)
@@ -166,7 +167,9 @@ class PhysicalMemory:
             raise Reject(
                 Status.PAGE_METADATA_INCORRECT, f"the page at {hpa:#x} has another owner than the operation needs"
             )
-        self._scrub(hpa, size)
+        if self._written.find(1, first, end) >= 0:
+            self._scrub(hpa, size)
+            self._written[first:end] = bytes(end - first)
         if self._poisoned:
             self._poisoned.difference_update(range(first, end))
         self._owners[first:end] = bytes([new]) * (end - first)
@@ -177,6 +180,13 @@ class PhysicalMemory:
             self._store.madvise(mmap.MADV_DONTNEED, hpa, size)
         else:
             self._store[hpa : hpa + size] = bytes(size)
+
+    def _write(self, hpa: int, data: bytes | bytearray | memoryview) -> None:
+        """Write, and note which pages are not all zeroes any more; nothing else changes the store."""
+        end = hpa + len(data)
+        first, last = hpa // PAGE_SIZE, -(-end // PAGE_SIZE)
+        self._written[first:last] = b"\1" * (last - first)
+        self._store[hpa:end] = data
 
     def _poison(self, hpa: int) -> None:
         self._poisoned.add(hpa // PAGE_SIZE)
@@ -222,13 +232,13 @@ class MemoryView:
         memory = self._memory
         size = len(data)
         if self._permitted(hpa, size):
-            memory._store[hpa : hpa + size] = data
+            memory._write(hpa, data)
             return
         for start, end in _page_pieces(hpa, size):
             if memory._foreign(start, end - start, self._allowed):
                 memory._poison(start)
             else:
-                memory._store[start:end] = data[start - hpa : end - hpa]
+                memory._write(start, data[start - hpa : end - hpa])
 
     def _permitted(self, hpa: int, size: int) -> bool:
         """Tell whether all these pages are in the clear to this owner; a trusted owner gets no other answer."""

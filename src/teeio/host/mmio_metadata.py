@@ -50,7 +50,7 @@ class MmioMetadata:
             raise Reject(Status.OPERAND_INVALID, f"{mmio:#x} is not aligned to 2 MiB")
         if mmio not in self._regions:
             raise Reject(Status.MMIO_INVALID_PAGE_METADATA, f"no metadata for {mmio:#x}")
-        if any(page in self._pages for page in range(mmio, mmio + size, PAGE_SIZE)):
+        if not self._pages.keys().isdisjoint(range(mmio, mmio + size, PAGE_SIZE)):
             raise Reject(Status.MMIO_INVALID_PAGE_METADATA, f"pages from {mmio:#x} on still belong to an interface")
         return self._regions.pop(mmio)
 

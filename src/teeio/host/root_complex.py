@@ -2,7 +2,7 @@
 
 A device's request enters at a root port, which knows whether it came over a Secure IDE stream and with which T bit. It
 then meets the IOMMU, which decides where it may go, and memory, which it reaches with the key of whoever owns the
-page. T=1 is believed only of a TLP that arrived on a stream. Writes to the interrupt range become interrupts.
+page. T=1 is believed only of a TLP that arrived on a stream that the TSM set up. Writes to the interrupt range become interrupts.
 
 Who gets what: the VMM a `HostBus` (configuration space, T=0 access to device memory, interrupts); the TSM the root
 ports' `KeyUnit`s; processors the whole, since the EPT decides with which T bit an access leaves.
@@ -15,6 +15,8 @@ INTx and MSI remapping, trusted interrupts (TDX Connect has no trusted MSI-X), m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 from teeio.abi.operands import ECAM, MESSAGE_ADDRESS
@@ -33,7 +35,7 @@ from teeio.pcie.config_space import ConfigSpace
 from teeio.pcie.fabric import Fabric
 from teeio.pcie.link_rules import CLOSED, LinkRules
 from teeio.pcie.ports import RootPort
-from teeio.pcie.seams import ABORTED, UNSUPPORTED, Reply
+from teeio.pcie.seams import ABORTED, UNSUPPORTED, RegisterAccess, Reply
 from teeio.pcie.tlp import CompletionStatus
 
 LOW_DEVICE_MEMORY = AddressRange(ECAM.end, 0x0E00_0000)
@@ -72,23 +74,36 @@ def _nobody(interrupt: Interrupt) -> None:
 class Ingress:
     """What requests from below one root port meet: the IOMMU, then memory or the interrupt controller.
 
-    It is the root port's `HostBridge`.
+    It is the root port's `HostBridge`. `trusts` tells which of the port's streams are the TSM's.
     """
 
     def __init__(
-        self, iommu: Iommu, memory: PhysicalMemory, interrupts: InterruptSink, observer: Observer = ignore
+        self,
+        iommu: Iommu,
+        memory: PhysicalMemory,
+        interrupts: InterruptSink,
+        trusts: Callable[[int], bool],
+        observer: Observer = ignore,
     ) -> None:
         self.iommu = iommu
+        self._trusts = trusts
         self._interrupts = interrupts
         self._memory = memory
         self._views: dict[OwnerId, MemoryView] = {}
         self._observer = observer
+        self._pasid: int | None = None
+
+    def with_pasid(self, pasid: int) -> Ingress:
+        """Give this as requests with a PASID meet it: nothing here is an interrupt, and the IOMMU looks the PASID up."""
+        meant = copy(self)
+        meant._pasid = pasid
+        return meant
 
     def dma_read(self, requester_id: int, address: int, size: int, t_bit: bool, stream_id: int | None = None) -> Reply:
         """Read memory for a device: UR without a translation, CA if the page was tampered with."""
         if not self._trustworthy(requester_id, t_bit, stream_id) or INTERRUPTS.holds(address):
             return UNSUPPORTED
-        found = self.iommu.translate(requester_id, address, size, write=False, t_bit=t_bit)
+        found = self.iommu.translate(requester_id, address, size, write=False, t_bit=t_bit, pasid=self._pasid)
         return self.read_found(requester_id, found, size)
 
     def read_found(self, requester_id: int, found: Fault | list[Segment], size: int) -> Reply:
@@ -107,9 +122,9 @@ class Ingress:
         """Write memory for a device, or raise an interrupt; the status is for error logs, writes are posted."""
         if not self._trustworthy(requester_id, t_bit, stream_id):
             return CompletionStatus.UR
-        if INTERRUPTS.holds(address):
+        if INTERRUPTS.holds(address) and self._pasid is None:
             return self._interrupt(requester_id, address, data, t_bit)
-        found = self.iommu.translate(requester_id, address, len(data), write=True, t_bit=t_bit)
+        found = self.iommu.translate(requester_id, address, len(data), write=True, t_bit=t_bit, pasid=self._pasid)
         return self.write_found(requester_id, found, data)
 
     def write_found(self, requester_id: int, found: Fault | list[Segment], data: bytes) -> CompletionStatus:
@@ -126,8 +141,10 @@ class Ingress:
         return CompletionStatus.SC
 
     def _trustworthy(self, requester_id: int, t_bit: bool, stream_id: int | None) -> bool:
-        if t_bit and stream_id is None:
-            self._refuse(f"T=1 without IDE by {Bdf.of(requester_id)}", "T=1 counts only on a Secure IDE stream")
+        if t_bit and (stream_id is None or not self._trusts(stream_id)):
+            where = "without IDE" if stream_id is None else f"on IDE stream {stream_id}"
+            rule = "T=1 counts only on a Secure Selective IDE stream that the TSM set up"
+            self._refuse(f"T=1 {where} by {Bdf.of(requester_id)}", rule)
             return False
         return True
 
@@ -174,16 +191,26 @@ class RootComplex:
         streams: int = TDX_CONNECT_STREAMS,
         name: str = "root port",
         rules: LinkRules = CLOSED,
+        flit_mode: bool = False,
     ) -> RootPort:
-        """Add a root port whose requests from below go through that IOMMU, with `streams` Selective IDE streams."""
+        """Add a root port whose requests from below go through that IOMMU, with `streams` Selective IDE streams.
+
+        `flit_mode` says whether it supports Flit Mode.
+        """
         if iommu_id not in self.iommus:
             raise Misuse(f"there is no IOMMU {iommu_id}", remedy=f"use one of {sorted(self.iommus)}")
         config = ConfigSpace(
             Type1Header(ROOT_PORT_VENDOR, ROOT_PORT_DEVICE),
-            [ExpressCapability(PortType.ROOT_PORT)],
+            [ExpressCapability(PortType.ROOT_PORT, flit_mode=flit_mode)],
             [AerCapability(), IdeCapability(selective=streams, address_blocks=1)],
         )
-        ingress = Ingress(self.iommus[iommu_id], self._memory, lambda one: self._sink(one), self._observer)
+        ingress = Ingress(
+            self.iommus[iommu_id],
+            self._memory,
+            lambda one: self._sink(one),
+            lambda stream_id: unit.has(stream_id),
+            self._observer,
+        )
         port = RootPort(ingress, function, config, name=name, observer=self._observer, rules=rules)
         port.agent = HostTranslationAgent(
             port,
@@ -193,7 +220,7 @@ class RootComplex:
         )
         self.agents[function.requester_id] = port.agent
         self.fabric.add(port)
-        self.key_units[function.requester_id] = KeyUnit(port, iommu_id)
+        unit = self.key_units[function.requester_id] = KeyUnit(port, iommu_id)
         return port
 
     def forbidden_mmio(self) -> tuple[AddressRange, ...]:
@@ -246,6 +273,14 @@ class HostBus:
         unit = self._root_complex.key_units.get(function.requester_id)
         if unit is None or not unit.holds(offset, size):
             self._root_complex.fabric.config_write(function, offset, size, value)
+
+    def config_register(self, function: Bdf, offset: int) -> RegisterAccess:
+        """Give access to one DW of configuration space that is read and written again and again."""
+        if function.requester_id not in self._root_complex.key_units:
+            return self._root_complex.fabric.config_register(function, offset)
+        return RegisterAccess(
+            partial(self.config_read, function, offset, 4), partial(self.config_write, function, offset, 4)
+        )
 
     def mmio_read(self, address: int, size: int) -> bytes:
         """Read device memory with T=0; all ones if nobody answers."""

@@ -190,6 +190,10 @@ class SecureEpt:
         """Take note that the device TLB `name` now caches translations of this table."""
         self._caches.setdefault(name, self.epoch)
 
+    def has_cache(self, name: str) -> bool:
+        """Tell whether the device TLB `name` may hold translations of this table."""
+        return name in self._caches
+
     def leave_cache(self, name: str) -> None:
         """Take note that the device TLB `name` holds and makes no translation of this table any more."""
         self._caches.pop(name, None)
@@ -268,8 +272,8 @@ class SecureEpt:
     def _overlaps(self, gpa: int, level: PageLevel) -> bool:
         if self.leaf(gpa) is not None:
             return True
-        smaller = self._leaves[PageLevel.PAGE_4K]
-        return level is PageLevel.PAGE_2M and any(page in smaller for page in range(gpa, gpa + level.size, PAGE_SIZE))
+        smaller = self._leaves[PageLevel.PAGE_4K].keys()
+        return level is PageLevel.PAGE_2M and not smaller.isdisjoint(range(gpa, gpa + level.size, PAGE_SIZE))
 
 
 class SharedEpt:
@@ -296,6 +300,11 @@ class SharedEpt:
         _check_pages(gpa, 0, size)
         for offset in range(0, size, PAGE_SIZE):
             self._pages.pop(gpa + offset, None)
+
+    @property
+    def mapped(self) -> int:
+        """How many pages are mapped."""
+        return len(self._pages)
 
     def translate(self, gpa: int) -> int | None:
         """Give the physical address, or None."""

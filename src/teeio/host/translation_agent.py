@@ -2,8 +2,8 @@
 
 The VMM says which requesters may use ATS. Their requests by translated address reach whatever is the VMM's in memory,
 past their domain, as ATS means; a private page is never reached, however old the translation. A translation taken back
-must be invalidated in the device too, which is the VMM's duty. With T=1 everything is refused: TDX Connect has no
-trusted ATS and no trusted page requests.
+must be invalidated in the device too, which is the VMM's duty. With T=1 everything is refused (TDX Connect has no
+trusted ATS and no trusted page requests) but what the TSM's peer-to-peer profile serves: `trusted_translation`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TypeAlias
 from teeio.abi.operands import PAGE_SIZE
 from teeio.errors import DecodeError, Misuse
 from teeio.host.iommu import Fault, Iommu, Segment
+from teeio.host.trusted_translation import TrustedAgent
 from teeio.observe import Observer, Refused, ignore
 from teeio.pcie.address import Bdf
 from teeio.pcie.ports import RootPort
@@ -47,6 +48,7 @@ class HostTranslationAgent:
 
     def __init__(self, port: RootPort, iommu: Iommu, translated: Dma, observer: Observer = ignore) -> None:
         self.on_page_request: PageHandler = _nobody
+        self.trusted = TrustedAgent(port)
         self._port = port
         self._iommu = iommu
         self._translated = translated
@@ -63,6 +65,9 @@ class HostTranslationAgent:
         self, requester_id: int, address: int, pages: int, no_write: bool, t_bit: bool, stream_id: int | None
     ) -> Reply:
         """Answer a Translation Request; a page without translation gets an entry without rights (PCIe Base 10.2.3)."""
+        trusted = self.trusted.translate(requester_id, address, pages, no_write, stream_id) if t_bit else None
+        if trusted is not None:
+            return trusted
         if not self._may(requester_id, t_bit, f"a Translation Request for {address:#x}"):
             return UNSUPPORTED
         entries = [self._entry(requester_id, address + n * PAGE_SIZE, no_write) for n in range(pages)]
@@ -80,7 +85,10 @@ class HostTranslationAgent:
         header = tlp.message()
         try:
             if header.code == MessageCode.INVALIDATE_COMPLETION:
-                return self._invalidated(tlp.requester_id, InvalidationDone.decode(header.body))
+                done = InvalidationDone.decode(header.body)
+                if t_bit:
+                    return DONE if self.trusted.completed(tlp.requester_id, done, stream_id) else UNSUPPORTED
+                return self._invalidated(tlp.requester_id, done)
             request = PageRequest.decode(header.body)
         except DecodeError:
             return UNSUPPORTED

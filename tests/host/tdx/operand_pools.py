@@ -12,6 +12,7 @@ from teeio.abi import Call
 from teeio.abi.operands import (
     PAGE_SIZE,
     DevifOperation,
+    DmarLevel,
     Invalidation,
     KmOperation,
     LockParameters,
@@ -19,6 +20,7 @@ from teeio.abi.operands import (
     SpdmOperation,
 )
 from teeio.abi.tdcalls import NO_BIND_SESSION
+from teeio.host.dmar_tables import offered, qwords
 from teeio.host.root_complex import DEVICE_MEMORY
 from teeio.host.tdx.records import MAX_PAGES
 from teeio.host.vmm.guest_function import guest_address
@@ -48,6 +50,8 @@ class Operands:
     def _pool(self, name: str, kind: Any) -> list[Any]:
         if name == "operation":
             return [*next(one for one in OPERATIONS if one is kind), 77]
+        if kind is DmarLevel:
+            return [*DmarLevel, 9]
         pool = getattr(self, f"_{name}", None)
         if pool is not None:
             return list(pool())
@@ -64,8 +68,12 @@ class Operands:
     def _function_id(self) -> list[int]:
         return [vf.function_id for vf in self.host.vfs] * 3 + [self.host.pf.function_id, 0, 1 << 30]
 
+    _peer_function_id = _function_id
+
     def _spdm_id(self) -> list[int]:
         return [*self.host.module.records.contexts, 99]
+
+    _peer_spdm_id = _spdm_id
 
     def _gpa(self) -> list[int]:
         bars = [guest_address(bar) for vf in self.host.vfs for bar in vf.bars.values()]
@@ -86,7 +94,16 @@ class Operands:
         return next(leaves, 0)
 
     def _pages(self) -> list[tuple[int, ...]]:
-        return [(self.spare[0],), (self.spare[1], self.spare[2]), (), (self._private_page(),), (0,) * (MAX_PAGES + 1)]
+        few = [(self.spare[0],), (self.spare[1], self.spare[2]), tuple(self.spare[1:]), ()]
+        return [*few, (self._private_page(),), (0,) * (MAX_PAGES + 1)]
+
+    def _entry(self) -> list[tuple[int, ...]]:
+        good = [
+            qwords(offered(level, page))
+            for level in DmarLevel
+            for page in ([0] if level is DmarLevel.PASID else [*self.spare, self._private_page()])
+        ]
+        return [*good, (1,), ()]
 
     def _requesters(self) -> list[tuple[int, int]]:
         first, last = self.host.pf.function_id, self.host.pf.last_requester
@@ -97,12 +114,16 @@ class Operands:
         free = AddressRange(DEVICE_MEMORY.end - (1 << 21), 1 << 21)
         return [window, free, AddressRange(0, 1 << 20), AddressRange(5, 7)]
 
+    _peer_memory = _memory
+
     def _root_port(self) -> list[int]:
         return [self.host.port.function.requester_id, 0]
 
     def _bind_session_id(self) -> list[int]:
         locks = [devif.bind_session_id for devif in self.host.module.records.devifs.values()]
         return [*locks, *locks, NO_BIND_SESSION, 1 << 20]
+
+    _peer_bind_session_id = _bind_session_id
 
     def _public_key_hash(self) -> list[bytes]:
         found = [context.agent.evidence for context in self.host.module.records.contexts.values()]

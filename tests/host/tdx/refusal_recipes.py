@@ -13,8 +13,9 @@ from large_accelerator import LARGE, LARGE_BAR, LargeAccelerator
 from teeio.abi import device_seamcalls as d
 from teeio.abi import memory_seamcalls as m
 from teeio.abi import tdcalls as g
-from teeio.abi.operands import PAGE_SIZE, DevifOperation, Invalidation, KmOperation, PageLevel
+from teeio.abi.operands import PAGE_SIZE, DevifOperation, DmarLevel, Invalidation, KmOperation, PageLevel
 from teeio.errors import Misuse
+from teeio.host.dmar_tables import offered, qwords
 from teeio.pcie.ide_port import InsecureCause
 from teeio.spdm.requester import Requester
 from teeio.tdisp.messages import InterfaceInfo, InterfaceState
@@ -148,11 +149,6 @@ def streams_on_their_way_out() -> Host:
     host.vmm.pci_tsm.refresh_keys(host.pf, NOW)
     create(guest, tdr)
     host.vmm.pci_tsm.bind(guest.function, tdr, NOW)
-    for page in (host.memory.vmm.allocate(), tdr):
-        call = m.TdhDmarAdd(iommu_id=0, function_id=guest.function_id, tdr=tdr, pages=(page,))
-        host.module.tdh_dmar_add(call)
-    host.module.tdh_dmar_block(m.TdhDmarBlock(iommu_id=0, function_id=guest.function_id))
-    host.module.tdh_dmar_remove(m.TdhDmarRemove(iommu_id=0, function_id=guest.function_id))
     host.port.ide.make_insecure(STREAM, InsecureCause.CHECK_FAILED)
     request(guest, DevifOperation.LOCK, LOCK)
     other = Guest(host, "other", 1)
@@ -161,6 +157,20 @@ def streams_on_their_way_out() -> Host:
     request(guest, DevifOperation.LOCK, LOCK)
     create(other)
     km(host, KmOperation.REFRESH)
+    return host
+
+
+def mmio_of_another_under_the_same_keys() -> Host:
+    """The VMM gives pages to a second interface that were a first one's under these keys."""
+    host = Host()
+    one, two = Guest(host, "one", 0), Guest(host, "two", 1)
+    one.bring_up()
+    one.unbind().require("UNBIND")
+    two.bind()
+    bar = one.function.bars[0].address
+    host.module.tdh_mmiomt_add(m.TdhMmiomtAdd(mmio=bar & -LARGE.size, page=host.memory.vmm.allocate())).require("ADD")
+    host.module.tdh_mmiomt_set(m.TdhMmiomtSet(mmio=bar, count=1, function_id=two.function_id)).require("SET")
+    host.module.tdh_mmio_map(m.TdhMmioMap(tdr=two.machine.tdr, gpa=1 << 40, mmio=bar))
     return host
 
 
@@ -241,6 +251,7 @@ def pages_of_2_mib() -> Host:
     host = Host(connect=False, vfs=0, memory_size=8 << 20)
     machine = host.vmm.kvm.create("guest", 2 * LARGE.size, {}, huge_pages=True)
     tdr = machine.tdr
+    host.module.guest(tdr).tdg_mem_page_accept(g.TdgMemPageAccept(gpa=LARGE.size))
     demote = m.TdhMemPageDemote(tdr=tdr, gpa=0)
     host.module.tdh_mem_page_demote(demote)
     for level in (PageLevel.PAGE_4K, LARGE, LARGE):
@@ -253,10 +264,71 @@ def pages_of_2_mib() -> Host:
 
 def what_runs_out() -> Host:
     host = Host(memory_size=4 << 20)
+    tdr = host.memory.vmm.allocate()
+    host.module.tdh_mng_create(m.TdhMngCreate(tdr=tdr)).require("CREATE")
     for _ in range(257):
-        host.module.tdh_iqinv_req(m.TdhIqinvReq(iommu_id=0, scope=Invalidation.REQUESTER, target=1))
+        host.module.tdh_iqinv_req(m.TdhIqinvReq(iommu_id=0, scope=Invalidation.IOTLB, target=tdr))
         host.module.tdh_mng_create(m.TdhMngCreate(tdr=host.memory.vmm.allocate()))
     return host
+
+
+def entry_by_entry() -> Host:
+    """The trusted tables in every wrong order."""
+    guest = locked()
+    host, place = guest.host, {"iommu_id": 0, "function_id": guest.function_id}
+    leaf = qwords(offered(DmarLevel.PASID, 0))
+
+    def add(**changes: Any) -> None:
+        operands = {**place, "level": DmarLevel.PASID, "entry": leaf, "tdr": guest.machine.tdr}
+        host.module.tdh_dmar_add(m.TdhDmarAdd(**{**operands, **changes}))
+
+    def try_all(level: DmarLevel) -> None:
+        host.module.tdh_dmar_remove(m.TdhDmarRemove(**place, level=level))
+        host.module.tdh_dmar_block(m.TdhDmarBlock(**place, level=level))
+        for _ in range(2):
+            ask = m.TdhIqinvReq(iommu_id=0, scope=Invalidation[level.name], target=guest.function_id)
+            host.module.tdh_iqinv_req(ask)
+        host.module.tdh_dmar_remove(m.TdhDmarRemove(**place, level=level))
+        host.module.tdh_iqinv_proc(m.TdhIqinvProc(iommu_id=0))
+        host.module.tdh_dmar_remove(m.TdhDmarRemove(**place, level=level))
+        host.module.tdh_dmar_read(m.TdhDmarRead(**place, level=level))
+
+    add()
+    add(function_id=host.vfs[1].function_id)
+    for level in (DmarLevel.CONTEXT, *DmarLevel):
+        try_all(level)
+    guest.accept_dma(guest.info().bind_session_id)
+    try_all(DmarLevel.PASID)
+    add()
+    private = next(leaf.hpa for _, leaf in host.module.records.tvm(guest.machine.tdr).sept.leaves())
+    root = qwords(offered(DmarLevel.ROOT, private))
+    add(level=DmarLevel.ROOT, entry=root, tdr=0)
+    add(level=DmarLevel.ROOT, entry=root)
+    add(level=DmarLevel.ROOT, entry=(2,), tdr=0)
+    return host
+
+
+def tables_written_into() -> Host:
+    """The VMM writes into the pages of the trusted tables and of their queue."""
+    guest = locked()
+    host, place = guest.host, {"iommu_id": 0, "function_id": guest.function_id}
+    lock = guest.info().bind_session_id
+    for page in host.module.records.iommu_pages[0]:
+        host.memory.vmm.write(page, b"VMM")
+    add = m.TdhDmarAdd(**place, level=DmarLevel.PASID, entry=qwords(offered(DmarLevel.PASID, 0)), tdr=guest.machine.tdr)
+    host.module.tdh_dmar_add(add)
+    host.module.tdh_dmar_block(m.TdhDmarBlock(**place))
+    host.module.tdh_dmar_read(m.TdhDmarRead(**place))
+    host.module.tdh_dmar_remove(m.TdhDmarRemove(**place))
+    host.module.tdh_iqinv_req(m.TdhIqinvReq(iommu_id=0, scope=Invalidation.IOTLB, target=guest.machine.tdr))
+    host.module.tdh_iqinv_proc(m.TdhIqinvProc(iommu_id=0))
+    guest.accept_dma(lock)
+    alone = Host(connect=False)
+    pages = tuple(alone.memory.vmm.allocate() for _ in range(m.IOMMU_PAGES))
+    alone.module.tdh_iommu_setup(m.TdhIommuSetup(iommu_id=0, pages=pages)).require("SETUP")
+    alone.memory.vmm.write(pages[0], b"VMM")
+    alone.module.tdh_iommu_clear(m.TdhIommuClear(iommu_id=0))
+    return _same_events(host, alone)
 
 
 def before_anything() -> Host:
@@ -284,6 +356,7 @@ RECIPES: tuple[Callable[[], Host], ...] = (
     accepted_twice,
     in_another_size,
     streams_on_their_way_out,
+    mmio_of_another_under_the_same_keys,
     keys_that_fail,
     procedures_that_cannot_begin,
     streams_without_a_session,
@@ -291,5 +364,7 @@ RECIPES: tuple[Callable[[], Host], ...] = (
     a_narrow_device,
     pages_of_2_mib,
     what_runs_out,
+    entry_by_entry,
+    tables_written_into,
     before_anything,
 )

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from host.tdx.exchanges import bring_to, drive
-from host_machine import Guest, Host
+from host_machine import NOW, Guest, Host
 from teeio.abi import device_seamcalls as d
 from teeio.abi import memory_seamcalls as m
 from teeio.abi import tdcalls as g
-from teeio.abi.operands import PAGE_SIZE, DevifOperation, PageLevel
+from teeio.abi.operands import PAGE_SIZE, DevifOperation, DmarLevel, DmarState, PageLevel
 from teeio.abi.statuses import Status
+from teeio.host.dmar_tables import offered, qwords
+from teeio.host.memory import TSM
 from teeio.host.vmm.teardown import Teardown
 from teeio.tdisp.messages import DeviceInterfaceReport, InterfaceState, RangeAttributes
 
@@ -123,27 +125,50 @@ def test_dma_is_accepted_by_its_tvm_while_locked(guest: Guest) -> None:
     call = g.TdgDmarAccept(function_id=guest.function_id, bind_session_id=lock, target=1)
     assert guest.tsm.tdg_dmar_accept(call).status is Status.OPERAND_INVALID
     read = m.TdhDmarRead(iommu_id=0, function_id=guest.function_id)
-    assert guest.host.module.tdh_dmar_read(read).require("read") == m.DmarEntry("PENDING", guest.machine.tdr)
+    entry: m.DmarRead = guest.host.module.tdh_dmar_read(read).require("read")
+    assert entry.state is DmarState.PENDING
+    assert entry.entry[0] & (1 << 52) - PAGE_SIZE == guest.machine.tdr
     guest.accept_dma(lock).require("accept")
-    assert guest.accept_dma(lock).status is Status.DMAR_ENTRY_STATE_INCORRECT
-    assert guest.host.module.tdh_dmar_read(read).require("read").state == "PRESENT"
+    assert guest.accept_dma(lock).status is Status.DMAR_INVALID_MAPPING_STATE
+    assert guest.host.module.tdh_dmar_read(read).require("read").state is DmarState.PRESENT
 
 
 def test_dma_entries_lead_to_the_interfaces_own_tvm_only(host: Host) -> None:
     mine, other = Guest(host, "mine", 0), Guest(host, "other", 1)
     bring_to(mine, InterfaceState.CONFIG_LOCKED)
-    page = host.memory.vmm.allocate()
     for changes, status in (
         ({"tdr": other.machine.tdr}, Status.TDI_NOT_PRESENT),
+        ({"tdr": 0}, Status.OPERAND_INVALID),
         ({"function_id": other.function_id}, Status.TDI_NOT_PRESENT),
         ({"iommu_id": 5}, Status.OPERAND_INVALID),
-        ({}, Status.DMAR_ENTRY_STATE_INCORRECT),
+        ({}, Status.DMAR_INVALID_MAPPING_STATE),
     ):
-        operands = {"iommu_id": 0, "function_id": mine.function_id, "tdr": mine.machine.tdr, "pages": (page,)}
-        assert host.module.tdh_dmar_add(m.TdhDmarAdd(**{**operands, **changes})).status is status
-    host.memory.vmm.free(page)
+        entry = {"level": DmarLevel.PASID, "entry": qwords(offered(DmarLevel.PASID, 0))}
+        operands = {"iommu_id": 0, "function_id": mine.function_id, "tdr": mine.machine.tdr, **entry}
+        assert host.module.tdh_dmar_add(m.TdhDmarAdd(**{**operands, **changes})).status is status, changes
     gone = m.TdhDmarRead(iommu_id=0, function_id=other.function_id)
-    assert host.module.tdh_dmar_read(gone).require("read") == m.DmarEntry("ABSENT", 0)
+    assert host.module.tdh_dmar_read(gone).status is Status.DMAR_ENTRY_NOT_PRESENT
+    context = m.TdhDmarRead(iommu_id=0, function_id=other.function_id, level=DmarLevel.CONTEXT)
+    assert host.module.tdh_dmar_read(context).require("read").state is DmarState.FREE, "the context table is shared"
+
+
+def test_tables_are_shared_as_far_as_interfaces_have_them_in_common(host: Host) -> None:
+    """Two VFs of one bus: one root entry and one context table, the rest each its own; all of it comes back."""
+    before = host.memory.accounting()[TSM]
+    guests = [Guest(host, name, number) for number, name in enumerate(("mine", "other"))]
+    for guest in guests:
+        guest.bring_up()
+    levels = [level for level, _, _ in host.module.records.dmar[0].entries()]
+    counts = {DmarLevel.ROOT: 1, DmarLevel.CONTEXT: 2, DmarLevel.PASID_DIRECTORY: 2, DmarLevel.PASID: 2}
+    assert {level: levels.count(level) for level in DmarLevel} == counts
+    guests[0].unbind().require("UNBIND")
+    assert guests[1].info().state == int(InterfaceState.RUN)
+    assert host.device.bus_of(guests[1].function.address).read(0, 6) == b"kernel"
+    guests[1].unbind().require("UNBIND")
+    assert not list(host.module.records.dmar[0].entries())
+    for guest in guests:
+        host.vmm.kvm.destroy(guest.machine, NOW)
+    assert host.memory.accounting()[TSM] == before
 
 
 def test_dma_is_not_accepted_in_run(guest: Guest) -> None:

@@ -15,6 +15,7 @@ from teeio.abi import CALLS, Boundary, Call
 from teeio.abi.operands import (
     PAGE_SIZE,
     DevifOperation,
+    DmarLevel,
     Invalidation,
     KmOperation,
     LockParameters,
@@ -40,6 +41,7 @@ OPERANDS: dict[Any, st.SearchStrategy[Any]] = {
     bytes | None: st.none() | st.binary(max_size=40),
     PageLevel: st.sampled_from(PageLevel),
     Invalidation: st.sampled_from(Invalidation),
+    DmarLevel: st.sampled_from(DmarLevel) | NUMBERS,
     KmOperation: st.sampled_from(KmOperation) | NUMBERS,
     SpdmOperation: st.sampled_from(SpdmOperation) | NUMBERS,
     DevifOperation: st.sampled_from(DevifOperation) | NUMBERS,

@@ -29,7 +29,7 @@ from teeio.tdisp.messages import InterfaceState
         ({"function_id": 0x209}, Status.OPERAND_INVALID),
         ({"function_id": 0x0200_0109}, Status.OPERAND_INVALID),
         ({"function_id": 0}, Status.OPERAND_INVALID),
-        ({"function_id": 0x109, "tdr": 0x5000}, Status.OPERAND_INVALID),
+        ({"function_id": 0x109, "tdr": 0x5008}, Status.OPERAND_INVALID),
         ({"function_id": 0x109, "pages": (0,)}, Status.PAGE_METADATA_INCORRECT),
     ],
 )

@@ -232,28 +232,32 @@ def test_tvms_do_not_reach_each_others_pages(bench: Bench) -> None:
 
 
 def test_an_iommu_goes_into_tdx_mode_and_out_of_it(bench: Bench) -> None:
-    module, pages = bench.module, (bench.vmm.allocate(), bench.vmm.allocate())
-    request = m.TdhIqinvReq(iommu_id=0, scope=Invalidation.REQUESTER, target=0x100)
+    module, pages = bench.module, tuple(bench.vmm.allocate() for _ in range(m.IOMMU_PAGES))
+    tdr = bench.tvm()
+    before = bench.memory.accounting()[TSM]
+    request = m.TdhIqinvReq(iommu_id=0, scope=Invalidation.ROOT, target=0x100)
     check(bench, module.tdh_iqinv_req(request), Status.IOMMU_NOT_CONFIGURED)
     check(bench, module.tdh_iommu_setup(m.TdhIommuSetup(iommu_id=1, pages=pages)), Status.OPERAND_INVALID)
     check(bench, module.tdh_iommu_setup(m.TdhIommuSetup(iommu_id=0, pages=pages)), Status.SUCCESS)
-    assert bench.memory.accounting()[TSM] == 2
+    assert bench.memory.accounting()[TSM] == before + m.IOMMU_PAGES
     check(bench, module.tdh_iommu_setup(m.TdhIommuSetup(iommu_id=0, pages=pages)), Status.OPERAND_INVALID)
-    for _ in range(256):
-        check(bench, module.tdh_iqinv_req(request), Status.SUCCESS)
-    check(bench, module.tdh_iqinv_req(request), Status.IOMMU_QUEUE_FULL)
+    check(bench, module.tdh_iqinv_req(request), Status.DMAR_INVALID_MAPPING_STATE)
+    flush = m.TdhIqinvReq(iommu_id=0, scope=Invalidation.IOTLB, target=tdr)
+    for _ in range(63):
+        check(bench, module.tdh_iqinv_req(flush), Status.SUCCESS)
+    check(bench, module.tdh_iqinv_req(flush), Status.IOMMU_QUEUE_FULL)
     done = module.tdh_iqinv_proc(m.TdhIqinvProc(iommu_id=0)).require("proc")
-    assert done == m.InvalidationsDone(256, 0)
+    assert done == m.InvalidationsDone(63, 0)
     assert module.tdh_iommu_clear(m.TdhIommuClear(iommu_id=0)).require("clear").pages == pages
     check(bench, module.tdh_iommu_clear(m.TdhIommuClear(iommu_id=0)), Status.IOMMU_NOT_CONFIGURED)
-    assert TSM not in bench.memory.accounting()
+    assert bench.memory.accounting()[TSM] == before
 
 
 def test_the_modules_pages_are_given_all_or_none(bench: Bench) -> None:
-    pages = (bench.vmm.allocate(), 0x1_0000)
+    pages = (bench.vmm.allocate(), bench.vmm.allocate(), 0x1_0000)
     before = bench.memory.accounting()
     check(bench, bench.module.tdh_iommu_setup(m.TdhIommuSetup(iommu_id=0, pages=pages)), Status.PAGE_METADATA_INCORRECT)
-    for wrong in ((), tuple(range(0, (MAX_PAGES + 1) * PAGE_SIZE, PAGE_SIZE)), (pages[0], pages[0])):
+    for wrong in ((), tuple(range(0, (MAX_PAGES + 1) * PAGE_SIZE, PAGE_SIZE)), (pages[0],), (pages[0],) * 3):
         status = bench.module.tdh_iommu_setup(m.TdhIommuSetup(iommu_id=0, pages=wrong)).status
         assert status in (Status.OPERAND_INVALID, Status.PAGE_METADATA_INCORRECT)
     assert bench.memory.accounting() == before

@@ -127,8 +127,8 @@ def test_a_write_of_a_tvm_that_never_started_reaches_no_later_one() -> None:
     assert keys(host) == ["K1"]
 
 
-def test_a_write_reaches_no_other_interface_that_the_vmm_moves_to_its_address() -> None:
-    host = Host()
+def moved_under_held_writes(host: Host) -> tuple[list[bytes], Guest]:
+    """Hold writes to one VF's MMIO, end its TVM, and move another VF, a new TVM's, to where it was."""
     one = Guest(host, "one", 1)
     one.bring_up()
     held = write_held(host, one)
@@ -139,12 +139,24 @@ def test_a_write_reaches_no_other_interface_that_the_vmm_moves_to_its_address() 
     host.pf.config.write(at, 4, there & 0xFFFF_FFFF)
     host.pf.config.write(at + 4, 4, there >> 32)
     vf.bars[0] = replace(vf.bars[0], address=there)
-    two = Guest(host, "two", 0)
-    with pytest.raises(CallRefused, match="MMIO_INVALID_PAGE_METADATA"):
+    return held, Guest(host, "two", 0)
+
+
+def test_mmio_that_was_another_interfaces_is_not_mapped_under_the_same_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host()
+    _, two = moved_under_held_writes(host)
+    monkeypatch.setattr(host.vmm.pci_tsm, "refresh_keys", lambda *_: None)
+    with pytest.raises(CallRefused, match=r"TDH\.MMIO\.MAP: IDE_STREAM_NEEDS_NEW_KEYS"):
         two.bring_up()
-    two.unbind().require("unbind")
-    host.vmm.pci_tsm.refresh_keys(host.pf, NOW)
+    assert keys(host) == ["K0"]
+    host.check_declared()
+
+
+def test_a_write_reaches_no_other_interface_that_the_vmm_moves_to_its_address() -> None:
+    host = Host()
+    held, two = moved_under_held_writes(host)
     two.bring_up()
+    assert keys(host) == ["K1"], "the VMM has renewed them of its own accord"
     assert two.tdi.state is InterfaceState.RUN
     for frame in held:
         host.link.inject(frame, Way.DOWN)

@@ -47,7 +47,8 @@ class Unconnected:
         self.module: TdxModule = self.host.module
         self.vmm = self.host.memory.vmm
         self.mailbox = Mailbox(self.host.pf)
-        self.module.tdh_iommu_setup(m.TdhIommuSetup(iommu_id=0, pages=(self.vmm.allocate(),))).require("setup")
+        pages = tuple(self.vmm.allocate() for _ in range(m.IOMMU_PAGES))
+        self.module.tdh_iommu_setup(m.TdhIommuSetup(iommu_id=0, pages=pages)).require("setup")
         self.spdm_id = self.create().require("create").spdm_id
 
     def create(self, **changes: Any) -> Result[d.SpdmCreated]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from teeio.host.tdx.interface import Devif
 from teeio.host.tdx.module import TdxModule
+from teeio.host.tdx.peer_records import PeerRecords
 from teeio.host.tdx.records import IdeStream, SpdmContext, Tvm
 from teeio.pcie.capabilities.ide import IdeCapability
 
@@ -17,15 +18,24 @@ def state_of(module: TdxModule) -> dict[str, Any]:
     return {
         "pages": bytes(records.memory._owners),
         "keys": sorted(records.memory._keys),
-        "lent": (dict(records.iommu_pages), dict(records.dmar_pages)),
+        "lent": dict(records.iommu_pages),
         "TVMs": {tdr: _tvm(tvm) for tdr, tvm in records.tvms.items()},
         "contexts": {number: _context(context) for number, context in records.contexts.items()},
         "interfaces": {number: _interface(devif) for number, devif in records.devifs.items()},
         "MMIO": (dict(records.mmio._regions), {at: dataclasses.astuple(e) for at, e in records.mmio._pages.items()}),
-        "IOMMUs": {number: _iommu(iommu.trusted) for number, iommu in records.iommus.items()},
+        "IOMMUs": {number: _tables(records, number) for number in records.iommus},
         "ports": {number: _registers(unit._port.config.need(IdeCapability)) for number, unit in records.units.items()},
+        "peers": _peers(records.peers),
         "numbers": (records.last_spdm_id, records.last_bind_session_id),
     }
+
+
+def _peers(peers: PeerRecords) -> Any:
+    streams = [(one.stream_id, one.pages, one.phase, one.key_set, one.change is not None) for one in peers.streams]
+    links = {
+        pair: (one.locks, one.allowed, *map(frozenset, (one.asked, one.bound))) for pair, one in peers.links.items()
+    }
+    return streams, links
 
 
 def _tvm(tvm: Tvm) -> Any:
@@ -59,9 +69,10 @@ def _interface(devif: Devif) -> Any:
     return {**fields, "tdr": devif.tvm.tdr, "used_nonces": frozenset(devif.used_nonces)}
 
 
-def _iommu(trusted: Any) -> Any:
-    entries = {number: (entry.sept.tdr, entry.state) for number, entry in trusted.entries.items()}
-    return entries, dict(trusted.iotlb), tuple(trusted.queue)
+def _tables(records: Any, number: int) -> Any:
+    unit, tables = records.iommus[number].trusted, records.dmar[number]
+    caches = (list(unit.contexts), list(unit.pasids), dict(unit.iotlb))
+    return unit.root_table, dict(unit.second_stages), list(tables.entries()), tables.waiting, caches
 
 
 def _registers(capability: Any) -> bytes:

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import pytest
 
-from host_machine import ROOT_PORT, Host
+from host_machine import NOW, ROOT_PORT, Guest, Host
 from teeio.abi.operands import PRIVATE_MMIO_BASE
 from teeio.errors import Misuse, TransportError
 from teeio.host.root_complex import DEVICE_MEMORY
@@ -23,6 +23,7 @@ from teeio.host.vmm.guest_function import GUEST_DEVICE_MEMORY, guest_address
 from teeio.host.vmm.stream_registers import DeviceStream
 from teeio.pcie.address import AddressRange, Bdf
 from teeio.pcie.capabilities.ide import IdeCapability
+from teeio.tdisp.messages import InterfaceState
 
 
 @pytest.fixture
@@ -133,9 +134,46 @@ def test_capability_lists_without_an_end_are_given_up() -> None:
     assert sized_bars(config, 0x10) == {}
 
 
+def test_a_removed_device_is_said_not_to_answer(host: Host) -> None:
+    vfs = host.vmm.bus.enable_vfs(host.pf, 1)
+    host.link.fail()
+    gone = f"{host.pf.address} does not answer.*all ones"
+    with pytest.raises(TransportError, match=gone):
+        host.vmm.bus.set_max_payload(host.pf, 256)
+    with pytest.raises(TransportError, match=gone):
+        host.vmm.pci_tsm.connect(host.pf, 0.0)
+    for function in (host.pf, *vfs):
+        with pytest.raises(TransportError, match="does not answer") as caught:
+            extended_capabilities(function.config)
+        assert "bring it back" in caught.value.remedy
+
+
+def test_no_vfs_of_a_removed_device_are_made_up(host: Host) -> None:
+    host.link.fail()
+    with pytest.raises(TransportError, match="does not answer"):
+        host.vmm.bus.enable_vfs(host.pf, 2)
+    assert (host.pf.vfs, set(host.vmm.bus.functions)) == ([], {host.pf.address})
+    host.link.restore()
+    host.vmm.bus.restore(host.pf)
+    assert len(host.vmm.bus.enable_vfs(host.pf, 2)) == 2
+
+
 def test_address_space_runs_out() -> None:
     space = Space(AddressRange(0x1000, 0x2000))
     assert space.take(0x1000, 0x1000) == 0x1000
     assert space.take(8, 0x1000) == 0x2000
     with pytest.raises(Misuse, match="no 0x1000 bytes"):
         space.take(0x1000, 0x1000)
+
+
+def test_vfs_that_a_guest_has_are_not_taken_away() -> None:
+    host = Host()
+    guest = Guest(host)
+    guest.bring_up()
+    with pytest.raises(Misuse, match=rf"in use: {guest.function.address}$|in use: {guest.function.address}\n"):
+        host.vmm.bus.disable_vfs(host.pf)
+    assert guest.tdi.state is InterfaceState.RUN
+    assert host.pf.vfs == host.vfs
+    host.vmm.kvm.destroy(guest.machine, NOW)
+    host.vmm.bus.disable_vfs(host.pf)
+    assert not host.pf.vfs

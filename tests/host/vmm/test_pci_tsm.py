@@ -65,6 +65,25 @@ def test_a_device_that_falls_silent_is_taken_away_all_the_same() -> None:
     host.check_declared()
 
 
+def test_a_mailbox_carries_one_exchange_at_a_time() -> None:
+    host = Host()
+    pci_tsm, mailbox = host.vmm.pci_tsm, host.connection.mailbox
+    honest, refusals = mailbox.carry, []
+
+    def impatient(data_object: bytes, now: float) -> bytes:
+        with pytest.raises(Misuse, match="in use") as refused:
+            pci_tsm.refresh_keys(host.pf, now)
+        refusals.append(refused.value.remedy)
+        return honest(data_object, now)
+
+    mailbox.courier = impatient
+    pci_tsm.refresh_keys(host.pf, NOW)
+    assert set(refusals) == {"try again when the exchange under way is done"}
+    assert host.device.port.ide.is_secure(host.connection.stream.stream_id)
+    mailbox.courier = None
+    pci_tsm.refresh_keys(host.pf, NOW)
+
+
 def test_the_pump_waits_and_gives_up_in_the_end() -> None:
     host = Host(connect=False)
     mailbox = Mailbox(host.pf)

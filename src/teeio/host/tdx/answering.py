@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
 from functools import cache, wraps
-from typing import TypeVar, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from teeio.abi import CALLS, Result
 from teeio.abi.statuses import Status
@@ -23,6 +23,9 @@ V = TypeVar("V")
 
 _NAMES = {row.method: (row.caller.value, row.callee.value, row.name) for row in CALLS.values()}
 """Who calls whom, and the call's name, by the method that answers it."""
+
+_DONE: Result[Any] = Result(Status.SUCCESS)
+"""What every call without values returns."""
 
 
 class Answering:
@@ -47,8 +50,11 @@ class Answering:
 
 def _typed(operands: C) -> C:
     """Make members of what the call declares as an enumeration: in a register it is only a number. Raises `Reject`."""
+    kinds = _enumerations(type(operands))  # type: ignore[arg-type]
+    if not kinds:
+        return operands
     changed = {}
-    for name, kind in _enumerations(type(operands)).items():  # type: ignore[arg-type]
+    for name, kind in kinds.items():
         value = getattr(operands, name)
         if not isinstance(value, kind):
             try:
@@ -69,8 +75,13 @@ def answers(handler: Callable[[S, C], V]) -> Callable[[S, C], Result[V]]:
 
     @wraps(handler)
     def call(self: S, operands: C) -> Result[V]:
-        return self._answer(handler.__name__, lambda: Result(Status.SUCCESS, handler(self, _typed(operands))))
+        def handle() -> Result[V]:
+            values = handler(self, _typed(operands))
+            return _DONE if values is None else Result(Status.SUCCESS, values)
 
+        return self._answer(name, handle)
+
+    name = handler.__name__
     return call
 
 

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from teeio.abi import memory_seamcalls as m
-from teeio.abi.operands import PAGE_SIZE, PagesReturned
+from teeio.abi.operands import (
+    PAGE_SIZE,
+    DmarLevel,
+    DmarState,
+    Invalidation,
+    InvalidationState,
+    PagesReturned,
+)
 from teeio.abi.statuses import Status
 from teeio.errors import Reject
-from teeio.host.iommu import DmarState
+from teeio.host.dmar_tables import qwords, state_of
 from teeio.host.tdx.answering import Answering, answers
 from teeio.host.tdx.interface import Devif
+from teeio.host.tdx.peer_caches import cut_off
 from teeio.host.tdx.records import Records, StreamPhase, Tvm, requester_id_of
+from teeio.host.trusted_remapping import SecondStage
 from teeio.tdisp.messages import InterfaceState
 
 
@@ -26,69 +35,76 @@ class DmaMmioCalls(Answering):
         records = self.records
         if call.iommu_id not in records.iommus or call.iommu_id in records.iommu_pages:
             raise Reject(Status.OPERAND_INVALID, f"IOMMU {call.iommu_id} has no TDX mode, or is in it already")
+        if len(call.pages) != m.IOMMU_PAGES:
+            raise Reject(Status.OPERAND_INVALID, f"{len(call.pages)} pages: root table, queue, notes on the queue")
         records.give(call.pages)
+        records.dmar[call.iommu_id].set_up(*call.pages)
         records.iommu_pages[call.iommu_id] = call.pages
 
     @answers
     def tdh_iommu_clear(self, call: m.TdhIommuClear, /) -> PagesReturned:
         """Take an IOMMU that nobody uses out of TDX mode."""
         records = self.records
-        trusted = records.iommu(call.iommu_id)
-        in_use = any(context.iommu_id == call.iommu_id for context in records.contexts.values())
-        if trusted.entries or in_use:
-            raise Reject(Status.OPERAND_BUSY, "trusted entries, sessions or streams are left")
-        trusted.process()
+        tables = records.iommu(call.iommu_id)
+        if any(context.iommu_id == call.iommu_id for context in records.contexts.values()):
+            raise Reject(Status.OPERAND_BUSY, "sessions or streams are left")
+        tables.take_down()
         return PagesReturned(records.give_back(records.iommu_pages.pop(call.iommu_id)))
 
     @answers
     def tdh_iqinv_req(self, call: m.TdhIqinvReq, /) -> None:
         """Queue an invalidation."""
-        self.records.iommu(call.iommu_id).request(call.scope, call.target)
+        tables = self.records.iommu(call.iommu_id)
+        if call.scope is Invalidation.IOTLB:
+            tables.request(call.scope, call.target, self.records.tvm(call.target).sept.owner)
+        else:
+            tables.request(call.scope, requester_id_of(call.target))
 
     @answers
     def tdh_iqinv_proc(self, call: m.TdhIqinvProc, /) -> m.InvalidationsDone:
         """Process the queue."""
-        trusted = self.records.iommu(call.iommu_id)
-        return m.InvalidationsDone(trusted.process(), len(trusted.queue))
+        return m.InvalidationsDone(*self.records.iommu(call.iommu_id).process())
 
     # -- trusted DMA
 
     @answers
     def tdh_dmar_add(self, call: m.TdhDmarAdd, /) -> None:
-        """Add a trusted entry for an interface of this TVM, on the IOMMU that its requests go through."""
-        records = self.records
-        trusted = records.iommu(call.iommu_id)
-        devif = records.devif(call.function_id)
-        if devif.tvm is not records.tvm(call.tdr):
+        """Add an entry; one of an interface leads to its TVM, on the IOMMU that its requests go through."""
+        tables = self.records.iommu(call.iommu_id)
+        if call.level is DmarLevel.PASID:
+            devif = self._devif_behind(call)
+            second = SecondStage(devif.tvm.sept, devif.tvm.shared)
+            tables.add(call.level, devif.function_id, call.entry, second)
+            return
+        if call.tdr:
+            raise Reject(Status.OPERAND_INVALID, f"a {call.level.name} entry leads to no TVM: tdr is 0")
+        tables.add(call.level, requester_id_of(call.function_id), call.entry)
+
+    def _devif_behind(self, call: m.TdhDmarAdd) -> Devif:
+        """Find the interface that a PASID entry is for."""
+        devif = self.records.devif(call.function_id)
+        if devif.tvm is not self.records.tvm(call.tdr):
             raise Reject(Status.TDI_NOT_PRESENT, f"interface {call.function_id:#x} is not this TVM's")
         if devif.stream.spdm.iommu_id != call.iommu_id:
             raise Reject(Status.OPERAND_INVALID, f"requests of the interface do not go through IOMMU {call.iommu_id}")
-        records.give(call.pages)
-        try:
-            trusted.add(devif.function_id, devif.tvm.sept, devif.tvm.shared)
-        except Reject:
-            records.give_back(call.pages)
-            raise
-        records.dmar_pages[call.iommu_id, devif.function_id] = call.pages
+        return devif
 
     @answers
     def tdh_dmar_block(self, call: m.TdhDmarBlock, /) -> None:
-        """Block a trusted entry."""
-        self.records.iommu(call.iommu_id).block(requester_id_of(call.function_id))
+        """Block an entry."""
+        self.records.iommu(call.iommu_id).block(call.level, requester_id_of(call.function_id))
 
     @answers
-    def tdh_dmar_read(self, call: m.TdhDmarRead, /) -> m.DmarEntry:
-        """Read a trusted entry."""
-        trusted, requester_id = self.records.iommu(call.iommu_id), requester_id_of(call.function_id)
-        entry = trusted.entries.get(requester_id)
-        return m.DmarEntry(trusted.state(requester_id).name, entry.sept.tdr if entry else 0)
+    def tdh_dmar_read(self, call: m.TdhDmarRead, /) -> m.DmarRead:
+        """Read an entry."""
+        entry = self.records.iommu(call.iommu_id).read(call.level, requester_id_of(call.function_id))
+        return m.DmarRead(state_of(entry), InvalidationState(entry.invalidation), qwords(entry))
 
     @answers
     def tdh_dmar_remove(self, call: m.TdhDmarRemove, /) -> PagesReturned:
-        """Remove a trusted entry."""
-        records, requester_id = self.records, requester_id_of(call.function_id)
-        records.iommu(call.iommu_id).remove(requester_id)
-        return PagesReturned(records.give_back(records.dmar_pages.pop((call.iommu_id, requester_id))))
+        """Remove an entry."""
+        tables = self.records.iommu(call.iommu_id)
+        return PagesReturned(tables.remove(call.level, requester_id_of(call.function_id)))
 
     # -- trusted MMIO
 
@@ -138,8 +154,12 @@ class DmaMmioCalls(Answering):
 
     @answers
     def tdh_mmio_block(self, call: m.TdhMmioBlock, /) -> None:
-        """Block a private MMIO mapping."""
-        self.records.tvm(call.tdr).sept.block_mmio(call.gpa, call.level)
+        """Block a private MMIO mapping; a peer that has direct access to it forgets where it leads."""
+        tvm = self.records.tvm(call.tdr)
+        tvm.sept.block_mmio(call.gpa, call.level)
+        devif = self._devif_at(tvm, call.gpa)
+        if devif is not None:
+            cut_off(self.records, devif)
 
     @answers
     def tdh_mmio_unmap(self, call: m.TdhMmioUnmap, /) -> None:
@@ -172,7 +192,7 @@ def check_quiet(devif: Devif) -> None:
 
 def check_unmapped(records: Records, devif: Devif) -> None:
     """Refuse to remove an interface that still has DMA or MMIO mapped. Raises `Reject`."""
-    if records.dmar_state(devif) is not DmarState.ABSENT:
+    if records.dmar_state(devif) is not DmarState.FREE:
         raise Reject(Status.DEVIF_HAS_MAPPED_DMA, "the trusted DMA entry is left: TDH.DMAR.BLOCK and REMOVE")
     if any(records.mmio_mappings(devif)):
         raise Reject(Status.DEVIF_HAS_MAPPED_MMIO, "private MMIO is left: TDH.MMIO.BLOCK and UNMAP")

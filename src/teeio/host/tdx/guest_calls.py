@@ -6,31 +6,20 @@ The processor says which TVM calls, so a TVM can name only its own interfaces; a
 from __future__ import annotations
 
 from teeio.abi import tdcalls as g
-from teeio.abi.operands import AUTHORITY, PAGE_SIZE, Actor, DevifOperation, FunctionId, PageLevel
+from teeio.abi.operands import AUTHORITY, PAGE_SIZE, Actor, DevifOperation, PageLevel
 from teeio.abi.statuses import Status
 from teeio.attestation.freshness import NONCE_SIZE
 from teeio.crypto.kdf import equal
 from teeio.errors import Reject
 from teeio.host.secure_ept import SeptState
-from teeio.host.tdx.answering import Answering, answers
+from teeio.host.tdx.answering import answers
 from teeio.host.tdx.interface import Devif, Request
-from teeio.host.tdx.records import Records, Tvm
+from teeio.host.tdx.peer_guest_calls import PeerGuestCalls
 from teeio.tdisp.messages import InterfaceState, MmioRange, RangeAttributes
 
 
-class GuestCalls(Answering):
+class GuestCalls(PeerGuestCalls):
     """The module's answers to the TVM `tvm`."""
-
-    def __init__(self, records: Records, tvm: Tvm) -> None:
-        self.records = records
-        self.observer = records.observer
-        self._tvm = tvm
-
-    def _devif(self, function_id: FunctionId) -> Devif:
-        devif = self.records.devif(function_id)
-        if devif.tvm is not self._tvm:
-            raise Reject(Status.TDI_NOT_PRESENT, f"interface {function_id:#x} is not this TVM's")
-        return devif
 
     @answers
     def tdg_mem_page_accept(self, call: g.TdgMemPageAccept, /) -> None:
@@ -119,11 +108,7 @@ class GuestCalls(Answering):
             raise Reject(Status.OPERAND_INVALID, f"target {call.target}: there are no nested VMs")
         if devif.state is not InterfaceState.CONFIG_LOCKED:
             raise Reject(Status.DEVIF_TDISP_INVALID_STATE, f"DMA is accepted while locked, not in {devif.state.name}")
-        trusted = self.records.iommus[devif.stream.spdm.iommu_id].trusted
-        entry = trusted.entries.get(devif.function_id)
-        if entry is None or entry.sept is not self._tvm.sept:
-            raise Reject(Status.DMAR_ENTRY_STATE_INCORRECT, "there is no trusted entry that leads to this TVM")
-        trusted.accept(devif.function_id)
+        self.records.dmar[devif.stream.spdm.iommu_id].accept(devif.function_id, self._tvm.tdr)
 
     @answers
     def tdg_tdi_start(self, call: g.TdgTdiStart, /) -> None:

@@ -20,7 +20,7 @@ from teeio.host.tdx.records import IdeStream, Tvm
 from teeio.host.tdx.tpa import Task
 from teeio.observe import Observer, StateChanged, ignore
 from teeio.pcie.address import Bdf
-from teeio.tdisp.messages import DeviceInterfaceReport, InterfaceState, MmioRange
+from teeio.tdisp.messages import DeviceInterfaceReport, InterfaceState, LockFlags, MmioRange
 
 OPERATION_STATES = {
     DevifOperation.LOCK: frozenset({InterfaceState.CONFIG_UNLOCKED}),
@@ -239,6 +239,8 @@ class Devif:
         )
 
 
-def unacceptable(report: DeviceInterfaceReport) -> str | None:
-    """Say why TDX Connect takes no such report, or None."""
-    return "; ".join(interface_info_problems(report) + control_problems(report)) or None
+def unacceptable(report: DeviceInterfaceReport, lock: LockParameters | None) -> str | None:
+    """Say why TDX Connect, or with BIND_P2P the peer-to-peer profile, takes no such report, or None."""
+    peer_to_peer = lock is not None and bool(lock.flags & LockFlags.BIND_P2P)
+    problems = interface_info_problems(report, peer_to_peer=peer_to_peer) + control_problems(report)
+    return "; ".join(problems) or None

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from teeio.abi import Result
 from teeio.abi import device_seamcalls as d
-from teeio.abi.operands import AUTHORITY, Actor, DevifOperation, LockParameters, PagesReturned
+from teeio.abi.operands import AUTHORITY, Actor, DevifOperation, DmarState, LockParameters, PagesReturned
 from teeio.abi.statuses import Status
 from teeio.errors import DecodeError, ErrorResponse, Incompatible, Reject
 from teeio.flow import Done, Flow
-from teeio.host.iommu import DmarState
 from teeio.host.secure_ept import SeptState
 from teeio.host.tdx.answering import answers, answers_in_time
 from teeio.host.tdx.dma_mmio_calls import check_quiet, check_unmapped
@@ -26,7 +25,7 @@ CHANGE_STATE = frozenset({DevifOperation.LOCK, DevifOperation.START, DevifOperat
 """Operations after which the state is not known if the device's answer is lost."""
 
 LOCK_FLAGS = LockFlags.NO_FW_UPDATE
-"""The only LOCK flag that TDX Connect uses (TDX module, tdisp.c)."""
+"""The only LOCK flag that TDX Connect uses (TDX module, tdisp.c); the peer-to-peer profile has BIND_P2P besides."""
 
 
 class InterfaceCalls(SessionCalls):
@@ -64,6 +63,7 @@ class InterfaceCalls(SessionCalls):
         check_quiet(devif)
         check_unmapped(records, devif)
         del records.devifs[devif.function_id]
+        records.peers.forget(devif)
         if devif.had_traffic and records.rules.rekeys_between_bindings:
             devif.stream.had_traffic.add(devif.function_id)
         if devif.operation_under_way is not None:
@@ -108,10 +108,14 @@ class InterfaceCalls(SessionCalls):
         return asked or Request(operation, devif.bind_session_id)
 
     def _check_lock(self, devif: Devif, lock: LockParameters) -> None:
-        if lock.flags & ~int(LOCK_FLAGS):
+        allowed = LOCK_FLAGS | LockFlags.BIND_P2P if self.records.peers.offered else LOCK_FLAGS
+        if lock.flags & ~int(allowed):
             raise Reject(Status.OPERAND_INVALID, f"LOCK flags {lock.flags:#x}: TDX Connect uses NO_FW_UPDATE only")
-        if not -(1 << 63) <= lock.mmio_reporting_offset < 1 << 63:
-            raise Reject(Status.OPERAND_INVALID, "MMIO_REPORTING_OFFSET does not fit in 64 bits")
+        if lock.bind_p2p_address_mask and not lock.flags & LockFlags.BIND_P2P:
+            raise Reject(Status.OPERAND_INVALID, "BIND_P2P_ADDRESS_MASK without BIND_P2P")
+        fits = -(1 << 63) <= lock.mmio_reporting_offset < 1 << 63
+        if not fits or not 0 <= lock.bind_p2p_address_mask < 1 << 64:
+            raise Reject(Status.OPERAND_INVALID, "MMIO_REPORTING_OFFSET or the mask does not fit in 64 bits")
         devif.stream.check_ready()
         accepted = any(leaf.state is SeptState.MMIO_MAPPED for leaf in self.records.mmio_mappings(devif))
         if accepted or self.records.dmar_state(devif) is DmarState.PRESENT:
@@ -180,6 +184,7 @@ class InterfaceCalls(SessionCalls):
             flags=LockFlags(lock.flags),
             default_stream_id=devif.stream.stream_id,
             mmio_reporting_offset=lock.mmio_reporting_offset,
+            bind_p2p_address_mask=lock.bind_p2p_address_mask,
         )
         nonce = yield from flows.lock_interface(devif.function_id, parameters)
         devif.stream.check_not_blocked()
@@ -200,7 +205,7 @@ class InterfaceCalls(SessionCalls):
             report = DeviceInterfaceReport.decode(data)
         except DecodeError as error:
             raise Reject(Status.DEVIF_REPORT_UNACCEPTABLE, str(error)) from error
-        problem = unacceptable(report)
+        problem = unacceptable(report, devif.lock)
         if problem is not None:
             raise Reject(Status.DEVIF_REPORT_UNACCEPTABLE, problem)
         devif.reported(data, report)

@@ -3,7 +3,8 @@
 It holds `PhysicalMemory`, the trusted tables of the IOMMUs and the root ports' key units, none of which the VMM has.
 Nothing that the VMM says or carries is relied upon: handles are looked up, pages change owner only through the memory,
 devices are heard only through the TPA's SPDM session. The answers are by subject: `memory_calls`, `dma_mmio_calls`,
-`session_calls`, `interface_calls`, `guest_calls`.
+`session_calls`, `interface_calls`, `guest_calls`, and for peer-to-peer, which is this model's own and off unless wanted,
+`peer_stream_calls`, `peer_bind_calls`, `peer_guest_calls`, `peer_translations`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from teeio.host.tdx.dma_mmio_calls import DmaMmioCalls
 from teeio.host.tdx.guest_calls import GuestCalls
 from teeio.host.tdx.interface_calls import InterfaceCalls
 from teeio.host.tdx.memory_calls import MemoryCalls
+from teeio.host.tdx.peer_bind_calls import PeerBindCalls
+from teeio.host.tdx.peer_records import PeerRecords
+from teeio.host.tdx.peer_translations import PeerTranslations
 from teeio.host.tdx.records import Records
 from teeio.host.tdx.tpa import TPA_SETTINGS
 from teeio.observe import Observer, ignore
@@ -29,11 +33,11 @@ from teeio.pcie.link_rules import CLOSED, LinkRules
 from teeio.spdm.state import Settings
 
 
-class TdxModule(MemoryCalls, DmaMmioCalls, InterfaceCalls):
+class TdxModule(MemoryCalls, DmaMmioCalls, InterfaceCalls, PeerBindCalls):
     """The TSM of one host; it implements `VmmToTsm`.
 
     `without_tdx_mode` names the IOMMUs that have none; `settings` is what its TPA offers to devices; `rules` those
-    that it adds to what is published.
+    that it adds to what is published. With `peer_to_peer` it has this model's own profile of that name.
     """
 
     def __init__(
@@ -45,16 +49,29 @@ class TdxModule(MemoryCalls, DmaMmioCalls, InterfaceCalls):
         without_tdx_mode: Collection[int] = (),
         settings: Settings = TPA_SETTINGS,
         rules: LinkRules = CLOSED,
+        peer_to_peer: bool = False,
         observer: Observer = ignore,
     ) -> None:
         forbidden = root_complex.forbidden_mmio()
         iommus = {key: iommu for key, iommu in root_complex.iommus.items() if key not in without_tdx_mode}
         self.observer = observer
         self.settings = settings
+        agents = {port: agent.trusted for port, agent in root_complex.agents.items()}
         self.records = Records(
-            memory, iommus, root_complex.key_units, MmioMetadata(forbidden), forbidden, entropy, observer, rules
+            memory,
+            iommus,
+            root_complex.key_units,
+            MmioMetadata(forbidden),
+            forbidden,
+            entropy,
+            PeerRecords(peer_to_peer),
+            agents,
+            observer,
+            rules,
         )
         self._root_complex = root_complex
+        for agent in agents.values() if peer_to_peer else ():
+            agent.translator = PeerTranslations(self.records)
 
     # -- what entering a TVM gives to each side (TDH.VP.ENTER, which is not modelled)
 

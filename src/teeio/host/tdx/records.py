@@ -11,16 +11,17 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from teeio.abi.operands import PAGE_SIZE, FunctionId
+from teeio.abi.operands import PAGE_SIZE, DmarState, FunctionId
 from teeio.abi.statuses import Status
 from teeio.crypto.entropy import Entropy
 from teeio.errors import Reject
-from teeio.host.iommu import DmarState, Iommu, TrustedTables
+from teeio.host.iommu import Iommu
 from teeio.host.key_unit import KeyUnit
 from teeio.host.memory import TSM, PhysicalMemory
 from teeio.host.mmio_metadata import MmioMetadata
 from teeio.host.secure_ept import Leaf, SecureEpt, SeptState, SharedEpt
 from teeio.host.tdx.tpa import Agent
+from teeio.host.tdx.trusted_tables import TrustedTables
 from teeio.ide_km.messages import KeySet
 from teeio.observe import Observer, StateChanged, ignore
 from teeio.pcie.address import AddressRange
@@ -29,6 +30,8 @@ from teeio.tdisp.messages import FunctionId as FunctionIdRecord
 
 if TYPE_CHECKING:
     from teeio.host.tdx.interface import Devif
+    from teeio.host.tdx.peer_records import PeerRecords
+    from teeio.host.trusted_translation import TrustedAgent
 
 MAX_PAGES = 64
 """Most pages that one call gives for the module's own structures; one is needed at least."""
@@ -115,7 +118,7 @@ class IdeStream:
         pages = range(mmio, mmio + size, PAGE_SIZE) if self.had_mmio else ()
         if any(self.had_mmio.get(page, function_id) != function_id for page in pages):
             raise Reject(
-                Status.MMIO_INVALID_PAGE_METADATA,
+                Status.IDE_STREAM_NEEDS_NEW_KEYS,
                 f"MMIO at {mmio:#x} was another interface's under the keys of IDE stream {self.stream_id} "
                 "(CVE-2025-9614): TDH.IDE.STREAM.KM REFRESH first",
             )
@@ -157,6 +160,11 @@ class SpdmContext:
             raise Reject(Status.OPERAND_INVALID, f"the device has no IDE stream {stream_id}")
         return found
 
+    @property
+    def requesters(self) -> range:
+        """The requester ids of the device that its streams to the root port are for."""
+        return next((stream.requesters for stream in self.streams.values()), range(0))
+
 
 def requester_id_of(function_id: FunctionId) -> int:
     """Reduce a FUNCTION_ID to its requester id, so that an interface has one name. Raises `Reject`.
@@ -173,7 +181,10 @@ def requester_id_of(function_id: FunctionId) -> int:
 
 @dataclass(slots=True)
 class Records:
-    """Everything the module knows. `iommus` and `units` are the platform's: by id, and by root port requester id."""
+    """Everything the module knows.
+
+    `iommus`, `units` and `agents` are the platform's: by id, and by root port requester id.
+    """
 
     memory: PhysicalMemory
     iommus: dict[int, Iommu]
@@ -181,15 +192,22 @@ class Records:
     mmio: MmioMetadata
     not_device_memory: tuple[AddressRange, ...]
     entropy: Entropy
+    peers: PeerRecords
+    agents: dict[int, TrustedAgent]
     observer: Observer = ignore
     rules: LinkRules = CLOSED
     iommu_pages: dict[int, tuple[int, ...]] = field(default_factory=dict)
     tvms: dict[int, Tvm] = field(default_factory=dict)
     contexts: dict[int, SpdmContext] = field(default_factory=dict)
     devifs: dict[int, Devif] = field(default_factory=dict)
-    dmar_pages: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
+    dmar: dict[int, TrustedTables] = field(init=False)
+    """The trusted tables of each IOMMU."""
     last_spdm_id: int = 0
     last_bind_session_id: int = 0
+
+    def __post_init__(self) -> None:
+        """Find the registers of each IOMMU."""
+        self.dmar = {number: TrustedTables(iommu.trusted, self.memory) for number, iommu in self.iommus.items()}
 
     # -- pages
 
@@ -227,7 +245,7 @@ class Records:
             raise Reject(Status.OPERAND_INVALID, f"there is no IOMMU {iommu_id} with a TDX mode")
         if iommu_id not in self.iommu_pages:
             raise Reject(Status.IOMMU_NOT_CONFIGURED, f"IOMMU {iommu_id} is not in TDX mode: TDH.IOMMU.SETUP first")
-        return self.iommus[iommu_id].trusted
+        return self.dmar[iommu_id]
 
     def context(self, spdm_id: int) -> SpdmContext:
         """Look up an SPDM context."""
@@ -253,9 +271,8 @@ class Records:
             yield from context.streams.values()
 
     def dmar_state(self, devif: Devif) -> DmarState:
-        """Give the state of an interface's trusted DMA entry."""
-        iommu = self.iommus[devif.stream.spdm.iommu_id]
-        return iommu.trusted.state(devif.function_id)
+        """Give the state of an interface's PASID entry."""
+        return self.dmar[devif.stream.spdm.iommu_id].state(devif.function_id)
 
     def mmio_mappings(self, devif: Devif) -> list[Leaf]:
         """List the private mappings of an interface's MMIO, in whatever state."""

@@ -117,7 +117,7 @@ class SessionCalls(Answering):
         """Delete a context."""
         records = self.records
         context = records.context(call.spdm_id)
-        if context.streams:
+        if context.streams or any(self.records.peers.of(context)):
             raise Reject(Status.IDE_STREAM_IN_USE, "streams are left: TDH.IDE.STREAM.DELETE first")
         if context.agent.session is not None:
             raise Reject(Status.OPERAND_BUSY, "there is a session: TDH.SPDM.DISCONNECT first")
@@ -137,7 +137,9 @@ class SessionCalls(Answering):
         if not isinstance(action, Done):
             return pending(action)
         found: DeviceEvidence = action.result
-        return Result(Status.SUCCESS, d.SpdmConnected(found.certificate_chain, found.vca, found.measurements))
+        session = context.agent.session
+        period = session.heartbeat_period if session is not None else 0
+        return Result(Status.SUCCESS, d.SpdmConnected(found.certificate_chain, found.vca, found.measurements, period))
 
     def exchange(
         self,
@@ -175,7 +177,7 @@ class SessionCalls(Answering):
             raise Reject(Status.OPERAND_INVALID, "the requester ids do not include the device's function 0")
         if not 0 <= call.stream_id <= LAST_STREAM:
             raise Reject(Status.OPERAND_INVALID, f"Stream ID {call.stream_id} does not fit in 8 bits")
-        self._check_association(call.memory)
+        self.check_association(call.memory)
         for other in records.streams():
             same_requesters = first < other.requesters.stop and other.requesters.start <= last
             if same_requesters or call.memory.overlaps(other.memory):
@@ -188,7 +190,8 @@ class SessionCalls(Answering):
             context, call.stream_id, requesters, call.memory, call.pages, records.observer
         )
 
-    def _check_association(self, memory: AddressRange) -> None:
+    def check_association(self, memory: AddressRange) -> None:
+        """Refuse a range that no address association can have, or that is the host's. Raises `Reject`."""
         aligned = not memory.start % MEGABYTE and not memory.end % MEGABYTE
         if not aligned or not 0 <= memory.start < memory.end <= 1 << 64:
             raise Reject(Status.OPERAND_INVALID, "an address association is whole MiB (PCIe Base 7.9.26)")
@@ -200,14 +203,14 @@ class SessionCalls(Answering):
         """Program, refresh or stop a stream's keys."""
         context = self.records.context(call.spdm_id)
         stream = context.stream(call.stream_id)
-        if call.operation not in _KM_PHASES:
+        if call.operation not in KM_PHASES:
             raise Reject(Status.OPERAND_INVALID, f"{call.operation} is no operation of TDH.IDE.STREAM.KM")
         if context.agent.task is None:
             if call.response is not None:
                 raise Reject(Status.OPERAND_INVALID, "a response came though nothing was asked of the device")
             context.agent.need_session()
             stream.check_not_blocked()
-            if stream.phase not in _KM_PHASES[call.operation]:
+            if stream.phase not in KM_PHASES[call.operation]:
                 raise Reject(Status.OPERAND_INVALID, f"{call.operation.name} of a stream that is {stream.phase.name}")
         try:
             action = self.exchange(
@@ -293,7 +296,7 @@ class SessionCalls(Answering):
         return PagesReturned(self.records.give_back(stream.pages))
 
 
-_KM_PHASES = {
+KM_PHASES = {
     KmOperation.SETUP: frozenset({StreamPhase.CREATED, StreamPhase.STOPPED}),
     KmOperation.REFRESH: frozenset({StreamPhase.READY}),
     KmOperation.STOP: frozenset({StreamPhase.READY}),

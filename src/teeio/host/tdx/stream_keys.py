@@ -15,9 +15,10 @@ from teeio.crypto.entropy import Entropy
 from teeio.errors import PeerViolation, Reject
 from teeio.flow import Flow
 from teeio.host.key_unit import KeyUnit, partner_slot
+from teeio.host.tdx.queried_registers import QueriedRegisters
 from teeio.host.tdx.tpa import drawn
 from teeio.ide_km import flows
-from teeio.ide_km.messages import KEY_SIZE, Direction, KeySet, KeySlot, key_name, key_slots
+from teeio.ide_km.messages import KEY_SIZE, Direction, KeySet, KeySlot, QueryResp, key_name, key_slots
 from teeio.observe import Observer, SecretDerived, ignore
 
 PORT_INDEX = 0
@@ -36,18 +37,27 @@ class StreamEnds:
 
 
 def set_up(ends: StreamEnds, key_set: KeySet) -> Flow[None]:
-    """Program `key_set`, make it ready and enable the root port's end."""
-    response = yield from flows.query(PORT_INDEX)
-    if response.bus << 8 | response.device_function != ends.device:
-        raise PeerViolation(
-            f"the IDE port is that of function {response.bus:02x}:{response.device_function:02x}, not of "
-            f"{ends.device:#06x}",
-            "PCIe Base 6.33.3, QUERY_RESP",
-        )
+    """Program `key_set`, make it ready and enable the root port's end.
+
+    Before it gets a key, the device says whose port it is, that it does IDE as it should, and that it has the stream.
+    """
+    response = yield from identified(ends.device)
+    QueriedRegisters(response.registers).check_offers(ends.stream_id)
     yield from _program(ends, key_set)
     yield from _go(ends, key_set)
     if not ends.unit.enable(ends.stream_id):
         raise Reject(Status.IDE_KM_FAILED, "the root port's end of the stream did not become Secure")
+
+
+def identified(device: int) -> Flow[QueryResp]:
+    """Ask whose the device's port is: of the function with this requester id, or `PeerViolation`."""
+    response = yield from flows.query(PORT_INDEX)
+    if response.bus << 8 | response.device_function != device:
+        raise PeerViolation(
+            f"the IDE port is that of function {response.bus:02x}:{response.device_function:02x}, not of {device:#06x}",
+            "PCIe Base 6.33.3, QUERY_RESP",
+        )
+    return response
 
 
 def refresh(ends: StreamEnds, old: KeySet, new: KeySet, changes_over: Callable[[], None]) -> Flow[None]:
@@ -66,18 +76,24 @@ def stop(ends: StreamEnds, key_set: KeySet) -> Flow[None]:
 
 
 def _program(ends: StreamEnds, key_set: KeySet) -> Flow[None]:
-    keys: dict[KeySlot, bytes] = {}
-    for direction in Direction:
-        for slot in key_slots(key_set, direction):
-            keys[slot] = drawn(ends.entropy, KEY_SIZE)
-            ends.observer(SecretDerived("ide_key", key_name(ends.stream_id, PORT_INDEX, slot), keys[slot]))
-    if len(set(keys.values())) != len(keys):
-        raise Reject(Status.RND_NO_ENTROPY, "two of the drawn keys are equal")
+    keys = draw_keys(ends.entropy, ends.observer, ends.stream_id, key_set)
     yield from flows.program_keys(PORT_INDEX, ends.stream_id, keys)
     for slot, key in keys.items():
         problem = ends.unit.program(ends.stream_id, partner_slot(slot), key)
         if problem is not None:
             raise Reject(Status.IDE_KM_FAILED, f"the root port takes no key: {problem}")
+
+
+def draw_keys(entropy: Entropy, observer: Observer, stream_id: int, key_set: KeySet) -> dict[KeySlot, bytes]:
+    """Draw a key for each slot of a set, all different. Raises `Reject` (RND_NO_ENTROPY)."""
+    keys: dict[KeySlot, bytes] = {}
+    for direction in Direction:
+        for slot in key_slots(key_set, direction):
+            keys[slot] = drawn(entropy, KEY_SIZE)
+            observer(SecretDerived("ide_key", key_name(stream_id, PORT_INDEX, slot), keys[slot]))
+    if len(set(keys.values())) != len(keys):
+        raise Reject(Status.RND_NO_ENTROPY, "two of the drawn keys are equal")
+    return keys
 
 
 def _go(ends: StreamEnds, key_set: KeySet) -> Flow[None]:

@@ -8,15 +8,13 @@ expansion ROMs, rebalancing, hot-plug.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from enum import Enum
 from typing import NamedTuple
 
 from teeio.errors import Incompatible, Misuse
 from teeio.host.root_complex import DEVICE_MEMORY, LOW_DEVICE_MEMORY, HostBus
 from teeio.host.vmm.config_access import Config, HostBar, capabilities, extended_capabilities, sized_bars
+from teeio.host.vmm.pci_function import FunctionKind, PciFunction, is_dsm
 from teeio.pcie.address import FUNCTIONS, AddressRange, Bdf
-from teeio.pcie.capabilities.doe import DoeCapability
 from teeio.pcie.capabilities.express import ExpressCapability, PortType
 from teeio.pcie.capabilities.header import ABSENT_ID, BARS_AT, CommonHeader, Type1Header
 from teeio.pcie.capabilities.ide import IdeCapability, SwitchIdeCapability
@@ -44,84 +42,6 @@ MEGABYTE = 1 << 20
 NOTHING = AddressRange(0, 0)
 DEVICES = 32
 """Devices on a bus; below a link there is only device 0."""
-
-
-class FunctionKind(Enum):
-    """What a function is to SR-IOV."""
-
-    PLAIN = "function without SR-IOV"
-    PF = "physical function"
-    VF = "virtual function"
-
-
-@dataclass(slots=True, eq=False)
-class PciFunction:
-    """A function below a root port. `capabilities` and `extended` give offsets by capability id.
-
-    `above` are the switch ports between the two, from the root port down.
-    """
-
-    config: Config
-    root_port: Bdf
-    kind: FunctionKind
-    vendor_id: int
-    device_id: int
-    class_code: int
-    bars: dict[int, HostBar]
-    capabilities: dict[int, int]
-    extended: dict[int, int]
-    parent: PciFunction | None = field(default=None, repr=False)
-    vf_bars: dict[int, HostBar] = field(default_factory=dict)
-    vfs: list[PciFunction] = field(default_factory=list)
-    above: tuple[Bdf, ...] = ()
-
-    @property
-    def address(self) -> Bdf:
-        """Where it is."""
-        return self.config.function
-
-    @property
-    def function_id(self) -> int:
-        """FUNCTION_ID of TDISP."""
-        return self.address.requester_id
-
-    @property
-    def bridge(self) -> Bdf:
-        """The port at the other end of the device's link: no other device has it."""
-        return self.above[-1] if self.above else self.root_port
-
-    @property
-    def tee_io(self) -> bool:
-        """Whether the function says that it supports TDISP."""
-        express = self.capabilities.get(ExpressCapability.ID)
-        return express is not None and bool(self.config.get(ExpressCapability.DEVICE_CAPABILITIES, "tee_io", express))
-
-    @property
-    def last_requester(self) -> int:
-        """The last requester id of the function and all VFs that it could have."""
-        at = self.extended.get(SriovCapability.ID)
-        if at is None:
-            return self.address.requester_id
-        total = self.config.get(SriovCapability.TOTAL_VFS, "count", at)
-        first = self.config.get(SriovCapability.FIRST_VF_OFFSET, "offset", at)
-        stride = self.config.get(SriovCapability.VF_STRIDE, "stride", at)
-        return self.address.requester_id + (first + (total - 1) * stride if total else 0)
-
-    def command(self, **fields: int) -> None:
-        """Write fields of the Command register."""
-        self.config.set(CommonHeader.COMMAND, **fields)
-
-    def write_bars(self) -> None:
-        """Write the BARs, and those of the VFs, as they were placed."""
-        for base, bars in ((BARS_AT, self.bars), (self._vf_bars_at, self.vf_bars)):
-            for bar in bars.values() if self.kind is not FunctionKind.VF else ():
-                self.config.write(base + 4 * bar.number, 4, bar.address & 0xFFFF_FFFF)
-                if bar.wide:
-                    self.config.write(base + 4 * bar.number + 4, 4, bar.address >> 32)
-
-    @property
-    def _vf_bars_at(self) -> int:
-        return self.extended.get(SriovCapability.ID, 0) + VF_BARS_AT
 
 
 class Below(NamedTuple):
@@ -292,15 +212,17 @@ class PciBus:
     # -- VFs
 
     def enable_vfs(self, pf: PciFunction, count: int) -> list[PciFunction]:
-        """Enable `count` VFs of a PF, and read them. Raises `Misuse`."""
+        """Enable `count` VFs of a PF, and read them. Raises `Misuse`, `TransportError` if the device does not answer."""
         at = pf.extended.get(SriovCapability.ID)
         if at is None or pf.vfs or not 0 < count <= _total_vfs(pf):
             raise Misuse(f"{count} VFs of {pf.address}", remedy="name a PF without VFs, and no more than it can have")
         config = pf.config
+        config.check_present()
         _switch_vfs_on(pf, at, count)
         first = pf.function_id + config.get(SriovCapability.FIRST_VF_OFFSET, "offset", at)
         stride = config.get(SriovCapability.VF_STRIDE, "stride", at)
         device_id = config.get(SriovCapability.VF_DEVICE_ID, "id", at)
+        found = []
         for number in range(count):
             vf_config = Config(self.host, Bdf.of(first + number * stride, pf.address.segment))
             vf = PciFunction(
@@ -316,24 +238,32 @@ class PciBus:
                 parent=pf,
                 above=pf.above,
             )
-            pf.vfs.append(vf)
-            self.functions[vf.address] = vf
-        return list(pf.vfs)
+            found.append(vf)
+        pf.vfs = found
+        self.functions.update({vf.address: vf for vf in found})
+        return list(found)
 
     def restore_vfs(self, pf: PciFunction) -> None:
         """Bring back, after a reset of the PF, the VFs that it had. Their BARs must have been written."""
         at = pf.extended.get(SriovCapability.ID)
         if at is not None and pf.vfs:
             _switch_vfs_on(pf, at, len(pf.vfs))
+            for vf in pf.vfs:
+                vf.command(bus_master=vf.bus_master)
 
     def restore(self, function: PciFunction) -> None:
-        """Give a function back what enumeration gave it, after a reset that was not the VMM's own: BARs, memory space, VFs."""
+        """Give a function back what the VMM had written, after any reset: BARs, memory space, Bus Master Enable, VFs."""
         function.write_bars()
-        function.command(memory_space=1)
+        function.command(memory_space=1, bus_master=function.bus_master)
         self.restore_vfs(function)
 
     def disable_vfs(self, pf: PciFunction) -> None:
-        """Take all VFs of a PF away."""
+        """Take all VFs of a PF away. Raises `Misuse` if one is claimed (Linux: EBUSY)."""
+        claimed = [str(vf.address) for vf in pf.vfs if vf.claimed]
+        if claimed:
+            raise Misuse(
+                f"the VFs of {pf.address} are in use: {', '.join(claimed)}", remedy="take them from their TVMs"
+            )
         for vf in pf.vfs:
             del self.functions[vf.address]
         pf.vfs.clear()
@@ -382,13 +312,3 @@ def _base_and_limit(window: AddressRange) -> dict[str, int]:
     if not window.size:
         return {"base": 0xFFF, "limit": 0}
     return {"base": window.start >> 20 & 0xFFF, "limit": (window.end - 1) >> 20 & 0xFFF}
-
-
-def is_dsm(function: PciFunction) -> bool:
-    """Tell whether a function may hold a DSM: function 0, no VF, with DOE and with IDE or TEE-IO (Linux pci-tsm.h)."""
-    candidate = function.address.function == 0 and function.kind is not FunctionKind.VF
-    return (
-        candidate
-        and DoeCapability.ID in function.extended
-        and (IdeCapability.ID in function.extended or function.tee_io)
-    )

@@ -22,6 +22,9 @@ from teeio.pcie.config_space import FIRST_CAPABILITY, FIRST_EXTENDED, SPACE_SIZE
 GUEST_DEVICE_MEMORY = 1 << 38
 """Where guests find what lies at the start of the host's device memory; the distance is the same for all BARs."""
 
+_VECTOR_CONTROL = MsixTable.ENTRY[-1].offset
+"""The part of a vector's entry that is written last, and passed on: its mask. The rest of what the guest writes is its own."""
+
 
 def guest_address(bar: HostBar) -> int:
     """Give the guest address of a BAR: shifted above 4 GiB, as it is below."""
@@ -108,7 +111,7 @@ class GuestFunction:
         return self._table.read(max(at, 0), size).to_bytes(size, "little") if at >= 0 else bytes(size)
 
     def msix_write(self, offset: int, data: bytes) -> None:
-        """Write the BAR of the MSI-X table: keep the guest's message, give the device the host's."""
+        """Write the BAR of the MSI-X table: keep the guest's message, give the device the host's with the guest's mask."""
         place = self._msix_place()[1]
         at = offset - place
         if not 0 <= at < self._table.size:
@@ -116,7 +119,7 @@ class GuestFunction:
         self._table.write(at, len(data), int.from_bytes(data, "little"))
         bar = self.function.bars[self._msix_place()[0]]
         for vector in range(at // ENTRY_SIZE, (at + len(data) - 1) // ENTRY_SIZE + 1):
-            if vector < self._table.vectors:
+            if vector < self._table.vectors and at <= ENTRY_SIZE * vector + _VECTOR_CONTROL < at + len(data):
                 # The data of the device's messages is the number of the vector.
                 entry = MESSAGE_ADDRESS | vector << 64 | int(self._table.masked(vector)) << 96
                 self._write_device(bar.address + place + ENTRY_SIZE * vector, entry.to_bytes(ENTRY_SIZE, "little"))

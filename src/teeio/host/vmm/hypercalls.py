@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from teeio.abi import CALLS, CallRefused, HypercallResult
 from teeio.abi import hypercalls as v
+from teeio.abi import peer_calls as p
 from teeio.abi.operands import ECAM, GPA_SHARED_BIT, DevifOperation, LockParameters
 from teeio.abi.statuses import HypercallError, Status, TdcmStatus
 from teeio.errors import Misuse, TeeioError, TransportError
@@ -19,7 +20,8 @@ from teeio.host.vmm.bus import PciFunction
 from teeio.host.vmm.guest_function import guest_shift
 from teeio.host.vmm.kvm import GuestMachine, Kvm
 from teeio.host.vmm.pci_tsm import Binding, PciTsm
-from teeio.observe import BoundaryCalled, Observer, Refused, ignore
+from teeio.host.vmm.peers import enable_ats
+from teeio.observe import BoundaryCalled, Observer, Refused, heard, ignore
 from teeio.pcie.address import Bdf
 from teeio.pcie.config_space import all_ones
 from teeio.tdisp.messages import DeviceInterfaceReport, LockFlags, RangeAttributes
@@ -28,7 +30,8 @@ H = TypeVar("H", bound="Hypercalls")
 C = TypeVar("C")
 V = TypeVar("V")
 
-_ROWS = {row.method: row for row in CALLS.values()}
+_NAMES = {row.method: (row.caller.value, row.callee.value, row.name) for row in CALLS.values()}
+"""Who calls whom, and the call's name, by the method that answers it."""
 WIDTHS = (1, 2, 4, 8)
 
 _ERRORS = {
@@ -79,8 +82,8 @@ class Hypercalls:
 
     def answer(self, method: str, handle: Callable[[], V]) -> HypercallResult[V]:
         """Count a call and answer it; what goes wrong becomes an error code in this one place."""
-        row = _ROWS[method]
-        self._machine.exits[row.name] += 1
+        caller, callee, name = _NAMES[method]
+        self._machine.exits[name] += 1
         error, reason = HypercallError.NONE, ""
         values: V | None = None
         try:
@@ -92,9 +95,10 @@ class Hypercalls:
         except TeeioError as failed:  # lost on the way, or nonsense of the device
             error, reason = HypercallError.DEVICE, str(failed)
         status = TdcmStatus.DONE if error is HypercallError.NONE else TdcmStatus.ERROR
-        self._observer(BoundaryCalled(row.caller.value, row.callee.value, row.name, status.name))
+        if heard(self._observer):
+            self._observer(BoundaryCalled(caller, callee, name, status.name))
         if status is TdcmStatus.ERROR:
-            self._observer(Refused(row.callee.value, row.name, f"{error.name}: {reason}"))
+            self._observer(Refused(callee, name, f"{error.name}: {reason}"))
         return HypercallResult(status, error, values, reason)
 
     # -- memory and MMIO
@@ -163,9 +167,14 @@ class Hypercalls:
         shifts = {guest_shift(bar) for bar in function.bars.values()}
         # One MMIO_REPORTING_OFFSET serves all BARs; where they differ the report shows physical addresses.
         offset = shifts.pop() if len(shifts) == 1 else 0
+        if self._lock_flags & LockFlags.BIND_P2P:
+            enable_ats(function)
         lock = LockParameters(int(self._lock_flags), offset)
         bound_before = self._pci_tsm.is_bound(function)
-        self._pci_tsm.bind(function, self._machine.tdr, now)
+        try:
+            self._pci_tsm.bind(function, self._machine.tdr, now)
+        except Misuse as unfit:  # the operand is fine: the device is not connected, or the interface half unbound
+            raise CallRefused("TDCM", HypercallError.INVALID_STATE, str(unfit)) from unfit
         try:
             self._lock(function, lock, now, fresh=not bound_before)
         except TeeioError:
@@ -201,10 +210,10 @@ class Hypercalls:
         """Carry the report, and map what it calls TEE memory privately where the guest expects it."""
         binding = self._binding(call.function_id)
         data = self._pci_tsm.guest_req(binding.function, DevifOperation.REPORT, now).data
-        self._map_report(binding, DeviceInterfaceReport.decode(data))
+        self._map_report(binding, DeviceInterfaceReport.decode(data), now)
         return v.TdiReport(data)
 
-    def _map_report(self, binding: Binding, report: DeviceInterfaceReport) -> None:
+    def _map_report(self, binding: Binding, report: DeviceInterfaceReport, now: float) -> None:
         for part in report.ranges:
             bar = binding.function.bars.get(part.range_id)
             if bar is None or part.attributes & RangeAttributes.IS_NON_TEE_MEM:
@@ -213,7 +222,7 @@ class Hypercalls:
             offset = part.first_address() % bar.size
             size = min(part.pages * 4096, bar.size - offset)
             mmio = bar.address + offset
-            self._pci_tsm.mappings.map_mmio(binding.mapped, mmio + guest_shift(bar), mmio, size)
+            self._pci_tsm.map_mmio(binding, mmio + guest_shift(bar), mmio, size, now)
 
     @answers
     def tdcm_start_tdi(self, call: v.TdcmStartTdi, now: float, /) -> None:
@@ -232,6 +241,19 @@ class Hypercalls:
         function = self._function(call.function_id)
         if self._pci_tsm.is_bound(function):
             self._pci_tsm.unbind(function, now)
+
+    @answers
+    def tdcm_p2p_bind(self, call: p.TdcmP2pBind, now: float, /) -> None:
+        """Let two bound interfaces exchange data directly."""
+        self._pci_tsm.peers.bind(self._binding(call.function_id), self._binding(call.peer_function_id), now)
+
+    @answers
+    def tdcm_p2p_unbind(self, call: p.TdcmP2pUnbind, now: float, /) -> None:
+        """Take their stream down; what has none is so already."""
+        functions = self._function(call.function_id), self._function(call.peer_function_id)
+        if all(self._pci_tsm.is_bound(function) for function in functions):
+            one, other = map(self._pci_tsm.binding, functions)
+            self._pci_tsm.peers.release(one, now, other)
 
     def _function(self, function_id: int) -> PciFunction:
         found = self._machine.function_named(function_id)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -141,8 +141,10 @@ class Kvm:
 
     def _end(self, machine: GuestMachine) -> None:
         """Take all memory from a TVM and end it; its root page is the VMM's then, and free."""
-        for gpa in list(machine.shared):
-            self._memory.free(self._unshare(machine, gpa))
+        shared = list(machine.shared)
+        with self._withdrawn(machine, shared):
+            for gpa in shared:
+                self._memory.free(machine.shared.pop(gpa))
         for taken in self._take_private(machine, list(machine.private)):
             self._memory.free(taken.hpa, taken.level.size)
         machine.teardown = machine.teardown or Teardown(
@@ -180,11 +182,16 @@ class Kvm:
 
     def _augment(self, machine: GuestMachine, gpa: int, level: PageLevel) -> None:
         """Add pending memory."""
-        page = self._memory.allocate(level.size, level.size)
-        result = self._tsm.tdh_mem_page_aug(m.TdhMemPageAug(tdr=machine.tdr, gpa=gpa, hpa=page, level=level))
-        if result.status is not Status.SUCCESS:
-            self._memory.free(page, level.size)
-        result.require("TDH.MEM.PAGE.AUG")
+        with ExitStack() as undo:
+            page = self._memory.allocate(level.size, level.size)
+            undo.callback(self._memory.free, page, level.size)
+            self._give(machine, gpa, level, page)
+            undo.pop_all()
+
+    def _give(self, machine: GuestMachine, gpa: int, level: PageLevel, page: int) -> None:
+        """Make a page of the VMM's pending memory. Raises `CallRefused`."""
+        call = m.TdhMemPageAug(tdr=machine.tdr, gpa=gpa, hpa=page, level=level)
+        self._tsm.tdh_mem_page_aug(call).require("TDH.MEM.PAGE.AUG")
         machine.private[gpa] = level
 
     def _missing(self, machine: GuestMachine) -> Iterator[tuple[int, PageLevel]]:
@@ -231,11 +238,15 @@ class Kvm:
             self._map_shared(machine, taken.gpa, taken.hpa)
 
     def unshare(self, machine: GuestMachine, gpa: int, size: int) -> None:
-        """Make guest memory private again, pending until the guest accepts it."""
-        for page_gpa in self._convertible(machine, gpa, size):
-            if page_gpa in machine.shared:
-                self._memory.free(self._unshare(machine, page_gpa))
-                self._augment(machine, page_gpa, PageLevel.PAGE_4K)
+        """Make guest memory private again, pending until the guest accepts it.
+
+        Raises `CallRefused` if the TSM does not take a page; what is not private then is shared as it was.
+        """
+        gpas = [one for one in self._convertible(machine, gpa, size) if one in machine.shared]
+        with self._withdrawn(machine, gpas):
+            for one in gpas:
+                self._give(machine, one, PageLevel.PAGE_4K, machine.shared[one])
+                del machine.shared[one]
 
     def _convertible(self, machine: GuestMachine, gpa: int, size: int) -> range:
         """Check that these are whole 4 KiB pages of the TVM's memory. Raises `Misuse`."""
@@ -264,11 +275,24 @@ class Kvm:
         machine.domain.map(gpa, page)
         machine.domain.map(gpa | GPA_SHARED_BIT, page)
 
-    def _unshare(self, machine: GuestMachine, gpa: int) -> int:
-        machine.shared_ept.unmap(gpa)
-        machine.domain.unmap(gpa)
-        machine.domain.unmap(gpa | GPA_SHARED_BIT)
-        return machine.shared.pop(gpa)
+    @contextmanager
+    def _withdrawn(self, machine: GuestMachine, gpas: list[int]) -> Iterator[None]:
+        """Take shared pages out of reach and out of all translation caches; those that stay shared are mapped again.
+
+        A device may have reached them with T=1, so that an IOTLB leads there until it is told to forget.
+        """
+        try:
+            for gpa in gpas:
+                machine.shared_ept.unmap(gpa)
+                machine.domain.unmap(gpa)
+                machine.domain.unmap(gpa | GPA_SHARED_BIT)
+            if gpas:
+                self._pci_tsm.mappings.flush_tvm(machine.tdr)
+            yield
+        finally:
+            for gpa in gpas:
+                if gpa in machine.shared:
+                    self._map_shared(machine, gpa, machine.shared[gpa])
 
     # -- assigned functions
 

@@ -11,7 +11,7 @@ from typing import TypeAlias, TypeVar
 
 from teeio.abi import Result
 from teeio.abi.statuses import Status
-from teeio.errors import Incompatible, TransportError
+from teeio.errors import Incompatible, Misuse, TransportError
 from teeio.host.vmm.bus import PciFunction
 from teeio.observe import FrameMoved, Observer, Refused, ignore
 from teeio.pcie import doe
@@ -25,6 +25,9 @@ Step: TypeAlias = Callable[[bytes | None, float], Result[V]]
 Courier: TypeAlias = Callable[[bytes, float], bytes]
 """Takes a data object to the device, with the time, and gives its answer; empty if there is none."""
 
+Waiting: TypeAlias = Callable[[float], float]
+"""Lets time pass until then, in seconds; gives the time that it is then."""
+
 MAX_ROUNDS = 4096
 """Data objects of one call at most."""
 
@@ -36,6 +39,7 @@ class Mailbox:
     """The DOE mailbox of a DSM.
 
     A `courier`, if there is one, carries the data objects in the place of `carry`: what a hostile VMM does with them.
+    `wait` is how the VMM waits for a device that is not ready; without a platform no time passes by it.
     """
 
     def __init__(self, function: PciFunction, observer: Observer = ignore) -> None:
@@ -47,7 +51,13 @@ class Mailbox:
         self._observer = observer
         self._name = f"device {function.address}"
         self.courier: Courier | None = None
-        found = doe.discover(self._config.read, self._config.write, base, polls=POLLS)
+        self.wait: Waiting = lambda until: until
+        self._in_use = False
+        try:
+            found = doe.discover(self._config.read, self._config.write, base, polls=POLLS)
+        except TransportError:
+            self._config.check_present()  # which says better what is wrong
+            raise
         missing = {doe.SPDM, doe.SECURED_SPDM} - set(found)
         if missing:
             raise Incompatible(f"the DOE mailbox of {function.address} carries no SPDM: it lists {found}")
@@ -56,7 +66,10 @@ class Mailbox:
         """Take a data object to the device and give its answer; empty if there is none."""
         self._observer(FrameMoved("VMM", self._name, data_object, now))
         try:
-            answer = doe.exchange(self._config.read, self._config.write, self._base, data_object, polls=POLLS)
+            config = self._config
+            answer = doe.exchange(
+                config.read, config.write, self._base, data_object, polls=POLLS, register=config.register
+            )
         except TransportError as error:
             self._observer(Refused(self._name, "a data object", str(error)))
             return b""
@@ -64,14 +77,26 @@ class Mailbox:
         return answer
 
     def pump(self, step: Step[V], now: float) -> Result[V]:
-        """Call a resumable call until it is done. Raises `TransportError` if it never is."""
+        """Call a resumable call until it is done. Raises `Misuse` amid another one, `TransportError` if it never is."""
+        if self._in_use:
+            raise Misuse(
+                f"the mailbox of {self._name} is in use: one exchange at a time (PCIe Base 6.30)",
+                remedy="try again when the exchange under way is done",
+            )
+        self._in_use = True
+        try:
+            return self._pumped(step, now)
+        finally:
+            self._in_use = False
+
+    def _pumped(self, step: Step[V], now: float) -> Result[V]:
         response: bytes | None = None
         for _ in range(MAX_ROUNDS):
             result = step(response, now)
             if result.status is Status.SPDM_REQUEST:
                 response = (self.courier or self.carry)(result.data_object, now)
             elif result.status is Status.INTERRUPTED_RESUMABLE:
-                response, now = None, max(now, result.resume_at)
+                response, now = None, self.wait(max(now, result.resume_at))
             else:
                 return result
         raise TransportError(f"a call to the TSM is not done after {MAX_ROUNDS} data objects")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TypeVar
 
 from teeio.abi import Result
@@ -19,13 +20,19 @@ class PageLender:
     def __init__(self, memory: VmmMemory) -> None:
         self._memory = memory
 
-    def give(self, call: Callable[[tuple[int, ...]], Result[V]]) -> Result[V]:
-        """Give a call a page; free the page if the call is refused."""
-        page = self._memory.allocate()
-        result = call((page,))
-        if result.status is not Status.SUCCESS:
-            self._memory.free(page)
+    def give(self, call: Callable[[tuple[int, ...]], Result[V]], count: int = 1) -> Result[V]:
+        """Give a call pages; free them if the call is refused, or never made."""
+        with ExitStack() as undo:
+            pages = tuple(self._take_one(undo) for _ in range(count))
+            result = call(pages)
+            if result.status is Status.SUCCESS:
+                undo.pop_all()
         return result
+
+    def _take_one(self, undo: ExitStack) -> int:
+        page = self._memory.allocate()
+        undo.callback(self._memory.free, page)
+        return page
 
     def take_back(self, result: Result[PagesReturned]) -> None:
         """Free the pages that a call returns. After a refusal they stay the TSM's, on purpose (as Linux does)."""

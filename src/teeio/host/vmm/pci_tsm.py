@@ -12,8 +12,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 
-from teeio.abi import Result, VmmToTsm
+from teeio.abi import CallRefused, Result, VmmToTsm
 from teeio.abi import device_seamcalls as d
 from teeio.abi import memory_seamcalls as m
 from teeio.abi.operands import (
@@ -27,8 +28,9 @@ from teeio.abi.statuses import Status
 from teeio.errors import Incompatible, Misuse, TeeioError
 from teeio.host.memory import VmmMemory
 from teeio.host.vmm.bus import PciBus, PciFunction, is_dsm
-from teeio.host.vmm.mailbox import Mailbox, Step
+from teeio.host.vmm.mailbox import Mailbox, Step, Waiting
 from teeio.host.vmm.page_lender import PageLender
+from teeio.host.vmm.peers import PeerToPeer
 from teeio.host.vmm.stream_registers import DeviceStream
 from teeio.host.vmm.teardown import Teardown
 from teeio.host.vmm.trusted_mappings import MappedInterface, TrustedMappings
@@ -38,7 +40,10 @@ from teeio.pcie.address import AddressRange, Bdf
 
 @dataclass(slots=True)
 class Connection:
-    """A connected device: its DSM, mailbox, session, stream, evidence, and the interfaces bound over it, in order."""
+    """A connected device: its DSM, mailbox, session, stream, evidence, and the interfaces bound over it, in order.
+
+    `kept_at` is when the VMM last saw to the session.
+    """
 
     dsm: PciFunction
     mailbox: Mailbox
@@ -46,11 +51,17 @@ class Connection:
     spdm_id: int
     stream: DeviceStream
     evidence: d.SpdmConnected
+    kept_at: float
     bindings: dict[Bdf, Binding] = field(default_factory=dict)
     teardown: Teardown | None = None
 
+    @property
+    def keep_at(self) -> float:
+        """When its session needs the next heartbeat; never, if the device has set no period."""
+        return self.kept_at + self.evidence.heartbeat_period / 2 if self.evidence.heartbeat_period else inf
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, eq=False)
 class Binding:
     """An interface bound to a TVM, and what is mapped of it."""
 
@@ -79,8 +90,12 @@ class PciTsm:
         self._lender = PageLender(memory)
         self._observer = observer
         self.mappings = TrustedMappings(tsm, self._lender)
+        self.peers = PeerToPeer(tsm, self._lender, self._quieten)
+        self.mappings.empty_device_tlbs = self.peers.empty_caches
         self.connections: dict[Bdf, Connection] = {}
         self.mailboxes: Callable[[PciFunction, Observer], Mailbox] = Mailbox
+        self.wait: Waiting | None = None
+        """How to wait for devices, if there is time that can pass."""
 
     # -- connect and disconnect
 
@@ -91,6 +106,7 @@ class PciTsm:
         if not is_dsm(dsm):
             raise Incompatible(f"{dsm.address} is no DSM: it needs function 0 with DOE, and IDE or TEE-IO")
         mailbox = self.mailboxes(dsm, self._observer)
+        mailbox.wait = self.wait or mailbox.wait
         iommu_id = self._bus.host.iommu_of(dsm.root_port)
         with ExitStack() as undo:
             self._use_iommu(iommu_id, undo)
@@ -104,7 +120,7 @@ class PciTsm:
             undo.callback(self._end_session, mailbox, spdm_id, now)
             stream = self._set_up_stream(dsm, mailbox, spdm_id, now, undo)
             undo.pop_all()
-        connection = Connection(dsm, mailbox, iommu_id, spdm_id, stream, evidence)
+        connection = Connection(dsm, mailbox, iommu_id, spdm_id, stream, evidence, now)
         self.connections[dsm.address] = connection
         return connection
 
@@ -130,6 +146,7 @@ class PciTsm:
     def manage(self, dsm: PciFunction, operation: SpdmOperation, now: float) -> d.SpdmConnected:
         """Keep the session of a device: heartbeat, key update, or measurements taken again."""
         connection = self._connected(dsm)
+        connection.kept_at = now
         result = connection.mailbox.pump(
             lambda response, at: self._tsm.tdh_spdm_mng(
                 d.TdhSpdmMng(spdm_id=connection.spdm_id, operation=operation, response=response), at
@@ -156,7 +173,7 @@ class PciTsm:
         if any(connection.iommu_id == iommu_id for connection in self.connections.values()):
             return
         self._lender.give(
-            lambda pages: self._tsm.tdh_iommu_setup(m.TdhIommuSetup(iommu_id=iommu_id, pages=pages))
+            lambda pages: self._tsm.tdh_iommu_setup(m.TdhIommuSetup(iommu_id=iommu_id, pages=pages)), m.IOMMU_PAGES
         ).require("TDH.IOMMU.SETUP")
         undo.callback(self._leave_iommu, iommu_id)
 
@@ -289,11 +306,25 @@ class PciTsm:
             )
         )
 
+    def map_mmio(self, binding: Binding, gpa: int, mmio: int, size: int, now: float) -> None:
+        """Map MMIO of a bound interface privately, for its TVM to accept. Raises `CallRefused`.
+
+        If the TSM wants new keys first, as the MMIO was another interface's under these, the stream gets them.
+        """
+        try:
+            self.mappings.map_mmio(binding.mapped, gpa, mmio, size)
+        except CallRefused as refused:
+            if refused.status is not Status.IDE_STREAM_NEEDS_NEW_KEYS:
+                raise
+            self.refresh_keys(binding.connection.dsm, now)
+            self.mappings.map_mmio(binding.mapped, gpa, mmio, size)
+
     def unbind(self, function: PciFunction, now: float) -> None:
         """Stop an interface and take it from its TVM; if it cannot be stopped its stream is blocked, for all on it."""
         binding = self.binding(function)
         binding.teardown = binding.teardown or Teardown(
             [
+                partial(self.peers.release, binding, now),
                 partial(self._quieten, binding, now),
                 *self.mappings.remove_dma(binding.mapped),
                 *self.mappings.unmap_mmio(binding.mapped),

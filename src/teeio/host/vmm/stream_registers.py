@@ -1,7 +1,8 @@
 """The device's end of an IDE stream, which the VMM sets up through configuration space (PCIe Base 7.9.26).
 
 The partner is the root port; the stream is the Default Stream, as TDISP wants it, so that it needs no address
-association. Where the blocks lie follows from the capability's own fields.
+association. A stream to another device has the other's MMIO as its association. Where the blocks lie follows from the
+capability's own fields.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from teeio.errors import Incompatible
-from teeio.host.vmm.bus import Config, PciFunction
-from teeio.pcie.address import Bdf
+from teeio.host.vmm.bus import MEGABYTE, Config, PciFunction
+from teeio.pcie.address import AddressRange, Bdf
 from teeio.pcie.capabilities.ide import (
+    ADDRESS_ASSOCIATION_1,
+    ADDRESS_ASSOCIATION_2,
+    ADDRESS_ASSOCIATION_3,
     ADDRESS_BLOCK_SIZE,
     FIRST_STREAM,
     LINK_SIZE,
@@ -51,6 +55,25 @@ class DeviceStream:
         self._write(RID_ASSOCIATION_2, valid=1, base=partner, segment=root_port.segment)
         self._write(SELECTIVE_CONTROL, default=1, stream_id=self.stream_id, traffic_class=traffic_class)
 
+    def associate_peer(self, requesters: range, memory: AddressRange) -> None:
+        """Write everything but Enable for a stream to another device: who is there, and what of its MMIO is addressed.
+
+        Raises `Incompatible` if the block has no address association.
+        """
+        if not self.function.config.get(SELECTIVE_CAPABILITY, "address_blocks", self.base):
+            raise Incompatible(f"IDE stream {self.index} of {self.function.address} has no address association")
+        limit = memory.end - MEGABYTE
+        at = self.base + SELECTIVE_SIZE
+        for register, fields in (
+            (ADDRESS_ASSOCIATION_2, {"limit": limit >> 32}),
+            (ADDRESS_ASSOCIATION_3, {"base": memory.start >> 32}),
+            (ADDRESS_ASSOCIATION_1, {"valid": 1, "base": memory.start >> 20 & 0xFFF, "limit": limit >> 20 & 0xFFF}),
+        ):
+            self.function.config.write(at + register.offset, register.size, register.put(0, **fields))
+        self._write(RID_ASSOCIATION_1, limit=requesters.stop - 1)
+        self._write(RID_ASSOCIATION_2, valid=1, base=requesters.start)
+        self._write(SELECTIVE_CONTROL, stream_id=self.stream_id)
+
     def enable(self) -> bool:
         """Set Enable; tell whether the device says that the stream is Secure."""
         self.function.config.set(SELECTIVE_CONTROL, self.base, enable=1)
@@ -70,6 +93,12 @@ class DeviceStream:
         self.disable()
         for register in (SELECTIVE_CONTROL, RID_ASSOCIATION_2, RID_ASSOCIATION_1):
             self._write(register)
+
+    def clear_peer(self) -> None:
+        """Give the block of a stream to another device its reset values."""
+        self.clear()
+        for register in (ADDRESS_ASSOCIATION_1, ADDRESS_ASSOCIATION_3, ADDRESS_ASSOCIATION_2):
+            self.function.config.write(self.base + SELECTIVE_SIZE + register.offset, register.size, 0)
 
     @property
     def index(self) -> int:

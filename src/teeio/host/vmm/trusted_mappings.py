@@ -1,4 +1,4 @@
-"""What of an interface the VMM maps for a TVM by the TSM: the trusted DMA entry and private MMIO (TDX Connect).
+"""What of an interface the VMM maps for a TVM by the TSM: trusted DMA (`trusted_dma`) and private MMIO (TDX Connect).
 
 The TVM accepts what it wants of it. Taking mappings away goes in the order that the TSM demands: block, invalidate
 every cache, remove. MMIO is mapped by 2 MiB where guest address, physical address and size allow, else by 4 KiB.
@@ -16,11 +16,8 @@ from teeio.abi import VmmToTsm
 from teeio.abi import memory_seamcalls as m
 from teeio.abi.operands import PAGE_SIZE, Invalidation, PageLevel
 from teeio.abi.statuses import Status
-from teeio.errors import Incompatible
 from teeio.host.vmm.page_lender import PageLender
-
-MAX_INVALIDATION_STEPS = 4096
-"""How often the VMM asks the IOMMU's queue to go on before it gives up."""
+from teeio.host.vmm.trusted_dma import TrustedDma
 
 MMIO_REGION = PageLevel.PAGE_2M.size
 """MMIO that one page of metadata stands for."""
@@ -52,64 +49,31 @@ class TrustedMappings:
         self._lender = lender
         self._users: dict[int, int] = {}
         self._described: set[int] = set()
-        self._iommus: dict[int, int] = {}
+        self._dma = TrustedDma(tsm, lender)
+        self.empty_device_tlbs: Callable[[int], None] = _no_device_tlbs
+        """Lets the devices of a TVM forget the translations that they have, where they may have any (`peers`)."""
 
     @property
     def in_use(self) -> int:
         """How many trusted entries and regions of private MMIO there are."""
-        return sum(self._iommus.values()) + sum(self._users.values()) + len(self._described)
+        return self._dma.in_use + sum(self._users.values()) + len(self._described)
 
     # -- trusted DMA
 
     def add_dma(self, mapped: MappedInterface) -> None:
         """Add the trusted entry, for the TVM to accept. Raises `CallRefused`."""
-        self._lender.give(
-            lambda pages: self._tsm.tdh_dmar_add(
-                m.TdhDmarAdd(iommu_id=mapped.iommu_id, function_id=mapped.function_id, tdr=mapped.tdr, pages=pages)
-            )
-        ).require("TDH.DMAR.ADD")
-        self._iommus[mapped.iommu_id] = self._iommus.get(mapped.iommu_id, 0) + 1
+        self._dma.add(mapped.iommu_id, mapped.function_id, mapped.tdr)
 
     def remove_dma(self, mapped: MappedInterface) -> list[Callable[[], None]]:
-        """Give the steps that block, invalidate and remove the trusted entry. They raise `CallRefused`."""
-        iommu_id, function_id = mapped.iommu_id, mapped.function_id
-
-        def block() -> None:
-            call = m.TdhDmarBlock(iommu_id=iommu_id, function_id=function_id)
-            self._tsm.tdh_dmar_block(call).require("TDH.DMAR.BLOCK")
-
-        def invalidate() -> None:
-            self._invalidate(iommu_id, Invalidation.REQUESTER, function_id)
-
-        def remove() -> None:
-            removed = self._tsm.tdh_dmar_remove(m.TdhDmarRemove(iommu_id=iommu_id, function_id=function_id))
-            removed.require("TDH.DMAR.REMOVE")
-            self._lender.take_back(removed)
-            self._iommus[iommu_id] -= 1
-
-        return [block, invalidate, remove]
-
-    def _invalidate(self, iommu_id: int, scope: Invalidation, target: int) -> None:
-        """Throw away cached translations, and wait until that is done. Raises `CallRefused`."""
-        request = m.TdhIqinvReq(iommu_id=iommu_id, scope=scope, target=target)
-        process = m.TdhIqinvProc(iommu_id=iommu_id)
-        for _ in range(MAX_INVALIDATION_STEPS):
-            asked = self._tsm.tdh_iqinv_req(request)
-            if asked.status is not Status.IOMMU_QUEUE_FULL:
-                break
-            self._tsm.tdh_iqinv_proc(process)
-        asked.require("TDH.IQINV.REQ")
-        for _ in range(MAX_INVALIDATION_STEPS):
-            if not self._tsm.tdh_iqinv_proc(process).require("TDH.IQINV.PROC").waiting:
-                return
-        raise Incompatible(f"IOMMU {iommu_id} has not invalidated after {MAX_INVALIDATION_STEPS} steps")
+        """Give the steps that block, invalidate and remove the trusted entry, and what of the tables led to it alone."""
+        return self._dma.remove(mapped.iommu_id, mapped.function_id)
 
     def flush_tvm(self, tdr: int) -> None:
-        """Let all translation caches forget what was blocked of a TVM."""
+        """Let all translation caches forget what was blocked of a TVM. Raises `CallRefused`."""
         self._tsm.tdh_mem_track(m.TdhMemTrack(tdr=tdr)).require("TDH.MEM.TRACK")
-        for iommu_id, entries in self._iommus.items():
-            if entries:
-                self._invalidate(iommu_id, Invalidation.DOMAIN, tdr)
+        for iommu_id in self._dma.iommus:
+            self._dma.invalidate(iommu_id, Invalidation.IOTLB, tdr)
+        self.empty_device_tlbs(tdr)
 
     # -- private MMIO
 
@@ -181,6 +145,10 @@ class TrustedMappings:
             self._described.discard(region)
         self._users[region] -= 1
         mapped.regions.discard(region)
+
+
+def _no_device_tlbs(tdr: int) -> None:
+    """Have none to empty."""
 
 
 def _largest(mapped: MappedInterface, gpa: int, mmio: int, size: int) -> PageLevel:

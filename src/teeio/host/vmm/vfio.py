@@ -90,6 +90,7 @@ class Vfio:
                     raise Misuse(f"{unit} cannot be claimed: {other.address} belongs to {self._claims[other.address]}")
         for function in unit.functions:
             self._claims[function.address] = unit
+            function.claimed = True
             function.command(bus_master=1)
 
     def open(self, unit: Unit, domain: Domain) -> None:
@@ -112,20 +113,15 @@ class Vfio:
             function.command(bus_master=0)
             self.reset(function)
             del self._claims[function.address]
+            function.claimed = False
 
     def reset(self, function: PciFunction) -> None:
-        """Reset one function and give it back its BARs and VFs; a locked interface goes to ERROR by this (PCIe Base 11.4.9)."""
+        """Reset one function and give it back what it had; a locked interface goes to ERROR by this (PCIe Base 11.4.9)."""
         express = function.capabilities.get(ExpressCapability.ID)
         if express is None:
             return
-        command = function.config.read(4, 2)
         function.config.set(ExpressCapability.DEVICE_CONTROL, express, initiate_flr=1)
-        function.write_bars()
-        function.config.write(4, 2, command)
-        self._bus.restore_vfs(function)
-        for vf in function.vfs:
-            if vf.address in self._claims:
-                vf.command(bus_master=1)
+        self._bus.restore(function)
 
     def _tables(self, function: PciFunction) -> LegacyTables:
         return self._bus.host.legacy_tables(self._bus.host.iommu_of(function.root_port))

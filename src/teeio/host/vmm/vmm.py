@@ -7,8 +7,12 @@ Nothing here is trusted by the TSM or by a TVM.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from math import inf
 
 from teeio.abi import TvmToVmm, VmmToTsm
+from teeio.abi.operands import SpdmOperation
+from teeio.errors import TeeioError
 from teeio.host.memory import VmmMemory
 from teeio.host.root_complex import HostBus
 from teeio.host.secure_ept import SharedEpt
@@ -44,6 +48,17 @@ class Vmm:
         self.lock_flags = lock_flags
         self._observer = observer
         bus.deliver_interrupts(self.kvm.interrupt)
+
+    def keep_alive(self, now: float) -> float:
+        """Send the heartbeats that are due; give when to do it again. Never raises: a session that cannot be kept is lost.
+
+        They are sent at half of the period, as the device ends a session in which nothing came for two.
+        """
+        for connection in list(self.pci_tsm.connections.values()):
+            if connection.keep_at <= now:
+                with suppress(TeeioError):
+                    self.pci_tsm.manage(connection.dsm, SpdmOperation.HEARTBEAT, now)
+        return min((connection.keep_at for connection in self.pci_tsm.connections.values()), default=inf)
 
     def hypercalls(self, machine: GuestMachine) -> TvmToVmm:
         """Give the hypercalls of a TVM, for the TVM alone."""
