@@ -1,0 +1,1 @@
+"""Writes the tables of `docs/generated` from the declarations in the code: `python -m teeio.docs`."""
