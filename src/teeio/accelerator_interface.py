@@ -9,6 +9,10 @@ Protected transfers are for a device outside the trust domain (as GPUs do today)
 destination hold AES-256-GCM ciphertext and tag under a key that driver and device share. `ProtectedTransfer`
 says with what nonce and associated data; sequence numbers only grow, and the device refuses one that
 is not above the last. How the key is agreed is not said here.
+
+Source and destination are addresses in memory unless a flag says otherwise. With LOCAL they are offsets in the device
+memory; nothing crosses the link then, and nothing there is sealed. With TRANSLATED the accelerator has the addresses
+translated (ATS) before it uses them; so it reaches the memory of a peer directly.
 """
 
 from __future__ import annotations
@@ -58,6 +62,10 @@ class DescriptorFlags(IntFlag):
     NONE = 0
     INTERRUPT = 1 << 0
     PROTECTED = 1 << 1
+    TRANSLATED_SOURCE = 1 << 2
+    TRANSLATED_DESTINATION = 1 << 3
+    LOCAL_SOURCE = 1 << 4
+    LOCAL_DESTINATION = 1 << 5
 
 
 class Result(IntEnum):

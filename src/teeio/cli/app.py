@@ -17,6 +17,7 @@ from teeio.cli.identity_certify import certify
 from teeio.cli.interop import interop
 from teeio.cli.operation_help import CommandWithOperations
 from teeio.cli.outcome import EXIT_MEANINGS
+from teeio.cli.peer import peer
 from teeio.cli.run import run
 from teeio.cli.sysfs import sysfs
 
@@ -51,6 +52,7 @@ app.command(rich_help_panel="Platform")(attack)
 app.command(rich_help_panel="Platform")(fault)
 app.command(rich_help_panel="Platform")(explore)
 app.command(rich_help_panel="Platform")(sysfs)
+app.command(rich_help_panel="Platform")(peer)
 app.add_typer(bench, rich_help_panel="Platform")
 app.command(rich_help_panel="Peers")(device)
 app.command(rich_help_panel="Peers", cls=CommandWithOperations)(connect)
