@@ -2,6 +2,8 @@
 
 import pytest
 
+from faults.striking import Struck
+from teeio.abi import CALLS
 from teeio.faults import (
     FAULTS,
     STEPS,
@@ -22,21 +24,9 @@ from teeio.host.vmm.page_lender import PageLender
 from teeio.spdm.responder import Responder
 
 
-@pytest.fixture(scope="module")
-def passed() -> list[Point]:
-    return sampled(points())
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def chosen(passed: list[Point]) -> dict[str, Strike]:
     return {fault.name: strike for fault, strike in selected(FAULTS.values(), passed)}
-
-
-def _at(passed: list[Point], fault: str, step: str, name: str, moment: Moment = Moment.INSTEAD) -> Strike:
-    point = next(point for point in passed if (point.step, point.name) == (step, name))
-    strike = Strike(point, moment)
-    assert strike in FAULTS[fault].strikes(passed)
-    return strike
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -56,8 +46,28 @@ def test_every_fault_at_every_eighth_point(passed: list[Point], name: str) -> No
     assert [(str(one.strike), one.problems) for one in played if one.problems] == []
 
 
-def test_a_life_repeats() -> None:
-    assert points() == points()
+NOT_MADE = {
+    "TDH.MEM.PAGE.DEMOTE": "the TVM has no pages of 2 MiB",
+    "TDH.DMAR.READ": "it changes nothing",
+    "TDH.MMIOMT.RD": "it changes nothing",
+}
+"""Besides those of peer-to-peer: the platform has one device."""
+
+
+def test_a_life_makes_every_call_that_changes_something(passed: list[Point]) -> None:
+    made = {point.call for point in passed if point.seam is Seam.CALL}
+    assert {call for call in set(CALLS) - made if ".P2P." not in call} == set(NOT_MADE)
+
+
+def test_every_call_and_message_is_struck_before_and_after(passed: list[Point]) -> None:
+    struck = {(strike.point, strike.moment) for strike in FAULTS["session-end"].strikes(passed)}
+    for point in passed:
+        if point.seam is not Seam.FRAME:
+            assert {(point, Moment.BEFORE), (point, Moment.AFTER)} <= struck
+
+
+def test_a_life_repeats(passed: list[Point]) -> None:
+    assert sampled(points()) == passed
 
 
 def test_of_what_repeats_the_first_the_second_and_the_last_are_taken() -> None:
@@ -68,19 +78,19 @@ def test_of_what_repeats_the_first_the_second_and_the_last_are_taken() -> None:
 # -- what was found
 
 
-def test_a_session_that_could_not_be_ended_is_not_forgotten(passed: list[Point]) -> None:
-    played = play(FAULTS["refused"], _at(passed, "refused", "disconnect", "TDH.SPDM.DISCONNECT"))
+def test_a_session_that_could_not_be_ended_is_not_forgotten(struck: Struck) -> None:
+    played = struck("refused", "disconnect", "TDH.SPDM.DISCONNECT")
     assert (played.ending, played.problems) == (Ending.UNFINISHED, [])
 
 
 @pytest.mark.parametrize("call", ["TDG.MEM.PAGE.ACCEPT", "TDH.MEM.PAGE.AUG"])
-def test_a_tvm_that_does_not_boot_leaves_nothing(passed: list[Point], call: str) -> None:
-    played = play(FAULTS["refused"], _at(passed, "refused", "launch", call))
+def test_a_tvm_that_does_not_boot_leaves_nothing(struck: Struck, call: str) -> None:
+    played = struck("refused", "launch", call)
     assert (played.ending, played.returned, played.problems) == (Ending.UNDONE, Returned.AT_ONCE, [])
 
 
-def test_a_tvm_whose_device_is_reset_while_it_boots_leaves_nothing(passed: list[Point]) -> None:
-    played = play(FAULTS["reset"], _at(passed, "reset", "launch", "TDH.MNG.CREATE", Moment.BEFORE))
+def test_a_tvm_whose_device_is_reset_while_it_boots_leaves_nothing(struck: Struck) -> None:
+    played = struck("reset", "launch", "TDH.MNG.CREATE", Moment.BEFORE)
     assert (played.ending, played.returned, played.problems) == (Ending.LOST, Returned.AT_ONCE, [])
 
 
@@ -88,21 +98,21 @@ def test_a_tvm_whose_device_is_reset_while_it_boots_leaves_nothing(passed: list[
     ("step", "call"),
     [("lock", "TDH.DEVIF.RESPONSE, with an answer"), ("accept", "TDG.DMAR.ACCEPT"), ("launch", "TDG.MEM.PAGE.ACCEPT")],
 )
-def test_a_call_that_is_refused_for_now_is_made_again(passed: list[Point], step: str, call: str) -> None:
-    played = play(FAULTS["busy"], _at(passed, "busy", step, call))
+def test_a_call_that_is_refused_for_now_is_made_again(struck: Struck, step: str, call: str) -> None:
+    played = struck("busy", step, call)
     assert (played.ending, played.problems) == (Ending.WENT_ON, [])
 
 
 # -- what a run would notice
 
 
-def test_a_page_that_does_not_come_back_is_noticed(passed: list[Point], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_that_does_not_come_back_is_noticed(struck: Struck, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PageLender, "take_back", lambda *_: None)
-    played = play(FAULTS["busy"], _at(passed, "busy", "accept", "TDG.TDI.START"))
+    played = struck("busy", "accept", "TDG.TDI.START")
     assert any("pages that the VMM uses" in problem for problem in played.problems)
 
 
-def test_a_page_that_is_not_scrubbed_is_noticed(passed: list[Point], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_that_is_not_scrubbed_is_noticed(struck: Struck, monkeypatch: pytest.MonkeyPatch) -> None:
     move = PhysicalMemory._move
 
     def moved(memory: PhysicalMemory, hpa: int, size: int, old: int, new: int) -> None:
@@ -111,12 +121,12 @@ def test_a_page_that_is_not_scrubbed_is_noticed(passed: list[Point], monkeypatch
         memory._store[hpa : hpa + size] = contents
 
     monkeypatch.setattr(PhysicalMemory, "_move", moved)
-    played = play(FAULTS["halt"], _at(passed, "halt", "unlock", "TDCM.UNBIND", Moment.BEFORE))
+    played = struck("halt", "unlock", "TDCM.UNBIND", Moment.BEFORE)
     assert "the VMM can read the secret in memory" in played.problems
 
 
-def test_a_session_that_is_not_forgotten_is_noticed(passed: list[Point], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_that_is_not_forgotten_is_noticed(struck: Struck, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Responder, "reset", lambda *_: None)
     monkeypatch.setattr(Responder, "expire", lambda *_: None)
-    played = play(FAULTS["answer-lost"], _at(passed, "answer-lost", "keep", "HEARTBEAT"))
+    played = struck("answer-lost", "keep", "HEARTBEAT")
     assert any("SPDM sessions (device)" in problem for problem in played.problems)

@@ -56,11 +56,7 @@ def _list(console: Console, as_json: bool) -> None:
     from teeio.faults import FAULTS, STEPS
 
     if as_json:
-        listed = [
-            {"name": one.name, "what": one.what, "endings": sorted(ending.value for ending in one.endings)}
-            for one in FAULTS.values()
-        ]
-        typer.echo(json.dumps(listed, indent=2))
+        typer.echo(json.dumps([one.as_dict() for one in FAULTS.values()], indent=2))
         return
     table = Table("name", "what goes wrong", "strikes at", box=None, pad_edge=False)
     for one in FAULTS.values():
@@ -120,9 +116,10 @@ MANY = 40
 def _show_each(console: Console, played: Iterable[Played]) -> None:
     for one in played:
         mark = "[green]✓[/]" if one.as_it_must_be else "[bold red]✗[/]"
+        state = f" ({one.state.value})" if one.state else ""
         why = f" [dim]{escape(one.refusal)}[/]" if one.refusal else ""
         console.print(
-            f"{mark} {one.fault} {escape(str(one.strike))}: [bold]{one.ending.value}[/], all back {one.returned.value}{why}",
+            f"{mark} {one.fault} {escape(str(one.strike))}: [bold]{one.ending.value}[/]{state}, all back {one.returned.value}{why}",
             soft_wrap=True,
         )
 

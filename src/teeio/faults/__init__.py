@@ -2,16 +2,19 @@
 
 from teeio.faults.accounts import ACCOUNTS, counts, left
 from teeio.faults.campaign import campaign, sampled, selected
-from teeio.faults.fault import Ending, Fault
+from teeio.faults.expected import Ending, Row, Stage
+from teeio.faults.fault import Fault
 from teeio.faults.life import STEPS
 from teeio.faults.playing import Played, play, points
 from teeio.faults.points import Moment, Point, Seam, Strike
+from teeio.faults.states import FORMS, State
 from teeio.faults.table import FAULTS
 from teeio.faults.taking_down import Returned
 
 __all__ = [
     "ACCOUNTS",
     "FAULTS",
+    "FORMS",
     "STEPS",
     "Ending",
     "Fault",
@@ -19,7 +22,10 @@ __all__ = [
     "Played",
     "Point",
     "Returned",
+    "Row",
     "Seam",
+    "Stage",
+    "State",
     "Strike",
     "campaign",
     "counts",

@@ -1,45 +1,15 @@
-"""What a fault is: what it does where it strikes, and how a life may stand after it."""
+"""What a fault is: what it does where it strikes, and what may follow."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 
+from teeio.faults.expected import Ending, Row, stage_of
 from teeio.faults.points import Moment, Point, Seam, Strike
 from teeio.faults.scene import Inflict
-
-
-class Ending(Enum):
-    """How a life stands after a fault. Whatever is none of these is half done."""
-
-    WENT_ON = "went on"
-    UNDONE = "undone"
-    GIVEN_BACK = "given back"
-    SET_ASIDE = "set aside"
-    ERROR = "ERROR"
-    LOST = "lost"
-    UNFINISHED = "unfinished"
-    HALTED = "halted"
-    HALF_DONE = "half done"
-
-    @property
-    def meaning(self) -> str:
-        """Say what is the case."""
-        return MEANINGS[self]
-
-
-MEANINGS = {
-    Ending.WENT_ON: "nobody noticed, or all that was refused was repeated: the life came to its end with the right results",
-    Ending.UNDONE: "the step failed, and what is given out is exactly what was before it",
-    Ending.GIVEN_BACK: "the step failed, and the TVM has given the interface back: CONFIG_UNLOCKED, bound to nobody",
-    Ending.SET_ASIDE: "the TVM uses pages no more whose conversion has stopped; they come back when it ends",
-    Ending.ERROR: "the TDI is in ERROR or its stream not Secure: unlock it, bring it up anew",
-    Ending.LOST: "the session or the connection is gone: disconnect the device, connect it anew",
-    Ending.UNFINISHED: "taking something down has stopped: it goes on where it stopped when it is asked for again",
-    Ending.HALTED: "the TVM does nothing any more; what it had stays until the VMM ends it",
-    Ending.HALF_DONE: "none of these: something is neither done nor undone",
-}
+from teeio.faults.standing import Standing
+from teeio.faults.states import state_of
 
 
 def anywhere(point: Point) -> bool:
@@ -49,13 +19,13 @@ def anywhere(point: Point) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One kind of fault; `endings` are those that are acceptable, `applies` says at which points of its seams it can strike."""
+    """One kind of fault; `applies` says at which points of its seams it can strike, the first row that covers one what may follow."""
 
     name: str
     what: str
     seams: frozenset[Seam]
     moments: tuple[Moment, ...]
-    endings: frozenset[Ending]
+    rows: tuple[Row, ...]
     inflict: Callable[[Moment], Inflict]
     applies: Callable[[Point], bool] = anywhere
 
@@ -67,3 +37,35 @@ class Fault:
             if point.seam in self.seams and self.applies(point)
             for moment in self.moments
         ]
+
+    def as_dict(self) -> dict[str, object]:
+        """Give it for JSON."""
+        return {
+            "name": self.name,
+            "what": self.what,
+            "seams": sorted(seam.value for seam in self.seams),
+            "rows": [row.as_dict() for row in self.rows],
+        }
+
+    def row_of(self, strike: Strike, before: Standing) -> Row | None:
+        """Find what is said of a strike, by how the device stood before."""
+        stage = stage_of(before)
+        return next((row for row in self.rows if row.covers(strike, stage)), None)
+
+    def judged(self, strike: Strike, before: Standing, ending: Ending, after: Standing) -> str:
+        """Say what is not as the table has it; "" if all is."""
+        stage, row, state = stage_of(before), self.row_of(strike, before), state_of(after)
+        if row is None:
+            return f"no row says what follows at the stage {stage.value!r}"
+        if state is None:
+            return f"it {ending.value} in no documented state: {after}"
+        if (ending, state) not in row.outcomes:
+            return f"it {ending.value} ({state.value}); expected {row.expectation}: {after}"
+        for where, signs, found in (
+            ("device", row.device, after.device_errors),
+            ("root port", row.root_port, after.root_errors),
+        ):
+            if not signs.allow(found):
+                named = ", ".join(sorted(error.name for error in found)) or "none"
+                return f"error bits at the {where}: {named}; expected {signs}"
+        return ""

@@ -8,11 +8,12 @@ from typing import Any
 from teeio.abi import CALLS, HypercallResult, Result
 from teeio.abi import memory_seamcalls as m
 from teeio.abi.operands import Actor, Invalidation
-from teeio.abi.statuses import HypercallError, Status, TdcmStatus
+from teeio.abi.statuses import TRIES, HypercallError, Status, TdcmStatus
 from teeio.errors import Misuse
 from teeio.faults.points import Moment, Point
-from teeio.faults.scene import HEARTBEAT, Halted, Inflict, Scene
-from teeio.host.iommu import QUEUE_SIZE
+from teeio.faults.scene import HEARTBEAT, BrokenOff, Halted, Inflict, Scene
+from teeio.faults.standing import standing
+from teeio.host.invalidation_queue import QUEUE_SLOTS
 from teeio.pcie.address import AddressRange
 from teeio.pcie.doe import SPDM, encode_object
 from teeio.pcie.seams import ResetKind
@@ -75,7 +76,7 @@ def answer_changed(scene: Scene, point: Point, act: Act, subject: bytes) -> byte
 
 def not_ready(scene: Scene, point: Point, act: Act, subject: bytes) -> Any:
     """Let the device measure for a while: it answers ResponseNotReady."""
-    scene.platform.device.measurements.ready_at = scene.clock() + 0.1
+    scene.platform.device.measurements.ready_at = scene.now() + 0.1
     return act(subject)
 
 
@@ -94,6 +95,12 @@ def _answer(point: Point, status: Status) -> Result[None] | HypercallResult[None
 def busy(scene: Scene, point: Point, act: Act, subject: Any) -> Any:
     """Refuse the call for now, without having done anything."""
     return _answer(point, Status.OPERAND_BUSY)
+
+
+def busy_long(scene: Scene, point: Point, act: Act, subject: Any) -> Any:
+    """Refuse the call for now as often as the caller makes it."""
+    scene.lasting.setdefault(point.name, TRIES - 1)
+    return busy(scene, point, act, subject)
 
 
 def refused(scene: Scene, point: Point, act: Act, subject: Any) -> Any:
@@ -130,6 +137,7 @@ def around(happen: Callable[[Scene], None], moment: Moment) -> Inflict:
 
 
 def _happen(scene: Scene, happen: Callable[[Scene], None]) -> None:
+    scene.before = standing(scene)
     with scene.undisturbed():
         happen(scene)
 
@@ -161,9 +169,8 @@ def refresh(scene: Scene) -> None:
 
 
 def lapse(scene: Scene) -> None:
-    """Let three heartbeat periods pass in silence."""
-    scene.clock.skip(3 * HEARTBEAT)
-    scene.now()
+    """Let three heartbeat periods pass in silence: the VMM sends none."""
+    scene.platform.wait(scene.now() + 3 * HEARTBEAT, heartbeats=False)
 
 
 def new_connection(scene: Scene) -> None:
@@ -212,8 +219,15 @@ def no_memory(scene: Scene) -> None:
 
 def full_queue(scene: Scene) -> None:
     """Fill the IOMMU's invalidation queue."""
-    for _ in range(QUEUE_SIZE):
-        scene.platform.module.tdh_iqinv_req(m.TdhIqinvReq(iommu_id=0, scope=Invalidation.REQUESTER, target=1))
+    module = scene.platform.module
+    for tdr in module.records.tvms:
+        for _ in range(QUEUE_SLOTS):
+            module.tdh_iqinv_req(m.TdhIqinvReq(iommu_id=0, scope=Invalidation.IOTLB, target=tdr))
+
+
+def broken_off(scene: Scene, point: Point, act: Act, subject: Any) -> Any:
+    """Break off the VMM's procedure: what it has done so far is done, the rest is not."""
+    raise BrokenOff
 
 
 def halt(scene: Scene) -> None:

@@ -31,10 +31,10 @@ class Broken(Exception):
 
 
 class Life:
-    """One TVM and its interface. `began` is what was given out when `step`, the one under way, began."""
+    """One TVM and its interface. `began` is what was given out when `step`, the one under way, began, if it is `counted`."""
 
-    def __init__(self, scene: Scene, name: str = "TVM") -> None:
-        self.scene, self.name = scene, name
+    def __init__(self, scene: Scene, name: str = "TVM", *, counted: bool = True) -> None:
+        self.scene, self.name, self.counted = scene, name, counted
         self.platform = scene.platform
         self.step = ""
         self.began: dict[str, int] = {}
@@ -49,7 +49,8 @@ class Life:
         """Take every step. Raises as the step that goes wrong does."""
         for name, step in STEPS.items():
             self.scene.step = ""
-            self.began = counts(self.platform)
+            if self.counted:
+                self.began = counts(self.platform)
             self.scene.step = self.step = name
             step(self)
 

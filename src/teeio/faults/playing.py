@@ -10,28 +10,37 @@ from dataclasses import dataclass, field
 
 from teeio.errors import TeeioError
 from teeio.faults.accounts import IN_ERROR, counts, left
-from teeio.faults.fault import Ending, Fault
+from teeio.faults.expected import Ending
+from teeio.faults.fault import Fault
 from teeio.faults.life import MARK, Broken, Life
 from teeio.faults.points import Point, Strike
-from teeio.faults.scene import Halted, Scene
+from teeio.faults.scene import BrokenOff, Halted, Scene
+from teeio.faults.standing import Standing, standing
+from teeio.faults.states import State, state_of
 from teeio.faults.taking_down import Returned, take_down
-from teeio.host.tdx.records import StreamPhase
 from teeio.tdisp.messages import InterfaceState
-
-TAKING_DOWN = ("unlock", "shut down", "disconnect")
-"""Steps that go on where they stopped when they are asked for again."""
 
 
 @dataclass(slots=True)
 class Played:
-    """How a fault ended. `refusal` is what the step under way said; `problems` is what must not be, empty if all is well."""
+    """How a fault ended.
+
+    `stood` is how the device was found then, `refusal` what the step under way said; `problems` is what must not be, empty
+    if all is well.
+    """
 
     fault: str
     strike: Strike
     ending: Ending = Ending.WENT_ON
+    stood: Standing | None = None
     refusal: str = ""
     returned: Returned = Returned.AT_ONCE
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def state(self) -> State | None:
+        """The documented state that the device was in then; None if it is none."""
+        return None if self.stood is None else state_of(self.stood)
 
     @property
     def as_it_must_be(self) -> bool:
@@ -45,6 +54,8 @@ class Played:
             "step": self.strike.point.step,
             "strikes": str(self.strike),
             "ending": self.ending.name.lower(),
+            "state": self.state.value if self.state else "",
+            "stood": str(self.stood),
             "refusal": self.refusal,
             "returned": self.returned.value,
             "problems": self.problems,
@@ -66,8 +77,9 @@ def play(fault: Fault, strike: Strike) -> Played:
     try:
         _live(played, scene, life)
         scene.step = ""
+        played.stood = standing(scene)
         if played.refusal and played.ending is not Ending.HALTED:
-            played.ending = _ending(scene, life)
+            played.ending = _ending(scene, life, played.state)
         _look(played, fault, scene, life)
         scene.step = ""
         played.returned = take_down(scene, life)
@@ -83,6 +95,10 @@ def _live(played: Played, scene: Scene, life: Life) -> None:
         life.live()
     except Halted:
         played.ending, played.refusal = Ending.HALTED, "the TVM has halted"
+    except BrokenOff:
+        played.refusal = "the VMM has broken off"
+        if scene.halted:
+            played.ending, played.refusal = Ending.HALTED, "a hypercall of the TVM never returns"
     except TeeioError as error:
         played.refusal = " ".join(str(error).split())
     except Broken as broken:
@@ -93,35 +109,32 @@ def _live(played: Played, scene: Scene, life: Life) -> None:
         played.problems.append("the fault did not strike: the life is not the one that was recorded")
 
 
-def _ending(scene: Scene, life: Life) -> Ending:
+def _ending(scene: Scene, life: Life, state: State | None) -> Ending:
     """Tell how a life stands of which a step has failed."""
-    platform = scene.platform
-    agents = [context.agent for context in platform.module.records.contexts.values()]
-    if agents and (not platform.device.responder.sessions or any(agent.session is None for agent in agents)):
-        return Ending.LOST
-    if _broken(scene):
-        return Ending.ERROR
-    if counts(platform) == life.began:
+    contexts = scene.platform.module.records.contexts.values()
+    under_way = any(context.agent.task is not None for context in contexts)
+    if state in ENDINGS and life.step != "disconnect":
+        return ENDINGS[state]
+    if counts(scene.platform) == life.began:
         return Ending.UNDONE
-    if life.step in TAKING_DOWN:
+    if life.step in ("unlock", "shut down", "disconnect") or under_way:
         return Ending.UNFINISHED
     if life.step == "share" and life.trusted():
         return Ending.SET_ASIDE
-    if not agents:
-        return Ending.LOST
-    return Ending.GIVEN_BACK if _given_back(scene) else Ending.HALF_DONE
+    return Ending.GIVEN_BACK if state is State.CONNECTED and _given_back(scene) else Ending.HALF_DONE
 
 
-def _broken(scene: Scene) -> bool:
-    """Tell whether a TDI is in ERROR, as the device or the TSM has it, or a stream is not Secure at both ends."""
-    platform, records = scene.platform, scene.platform.module.records
-    states = [tdi.state for tdi in platform.device.tdis.values()] + [devif.state for devif in records.devifs.values()]
-    return InterfaceState.ERROR in states or any(
-        stream.phase is not StreamPhase.READY
-        or not stream.spdm.unit.is_secure(stream.stream_id)
-        or not platform.device.port.ide.is_secure(stream.stream_id)
-        for stream in records.streams()
-    )
+ENDINGS = {
+    State.TDI_FAILED: Ending.ERROR,
+    State.STREAM_FAILED: Ending.ERROR,
+    State.STREAM_STOPPED: Ending.ERROR,
+    State.STREAM_BLOCKED: Ending.ERROR,
+    State.SESSION_OVER: Ending.LOST,
+    State.SESSION_FORGOTTEN: Ending.LOST,
+    State.SESSION_ENDED: Ending.LOST,
+    State.SESSION_LEFT: Ending.LOST,
+}
+"""States that say by themselves how a life stands."""
 
 
 def _given_back(scene: Scene) -> bool:
@@ -134,8 +147,10 @@ def _given_back(scene: Scene) -> bool:
 
 def _look(played: Played, fault: Fault, scene: Scene, life: Life) -> None:
     """Look whether the fault may end like this, and whether the TVM works on with what it cannot trust."""
-    if played.ending not in fault.endings:
-        played.problems.append(f"it {played.ending.value}: {played.refusal or 'without any refusal'}")
+    if scene.before is not None and played.stood is not None:
+        problem = fault.judged(played.strike, scene.before, played.ending, played.stood)
+        if problem:
+            played.problems.append(f"{problem}: {played.refusal or 'without any refusal'}")
     if life.driver is not None and life.driver.usable and not scene.halted:
         scene.step = ""
         try:
@@ -168,7 +183,7 @@ def _live_again(played: Played, scene: Scene) -> None:
     """A whole new life must work on the same platform."""
     scene.halted = False
     try:
-        Life(scene, "next TVM").live()
+        Life(scene, "next TVM", counted=False).live()
     except (TeeioError, Broken) as error:
         played.problems.append(f"the next life does not work: {' '.join(str(error).split())}")
     scene.step = ""

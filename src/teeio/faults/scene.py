@@ -18,12 +18,15 @@ from teeio.abi.operands import Actor
 from teeio.device.configuration import Configuration
 from teeio.errors import TeeioError
 from teeio.faults.points import Point, Seam, Strike
+from teeio.faults.standing import Standing, standing
 from teeio.host.vmm.bus import PciFunction
+from teeio.host.vmm.config_access import Config, extended_capabilities
 from teeio.host.vmm.kvm import GuestMachine
 from teeio.host.vmm.mailbox import Mailbox
 from teeio.observe import Event, MessageMoved, Observer
+from teeio.pcie.capabilities.aer import AerCapability
 from teeio.pcie.link import Way, described
-from teeio.platform import Platform, VirtualClock
+from teeio.platform import Platform
 from teeio.spdm.state import RESPONDER_CAPABILITIES, Settings
 
 T = TypeVar("T")
@@ -37,6 +40,7 @@ WITH_ANSWER = ", with an answer"
 
 MEMORY_SIZE = 1 << 20
 VFS = 2
+ALL_ONES = 0xFFFF_FFFF
 HEARTBEAT = 10
 """Heartbeat period of the sessions, seconds."""
 
@@ -45,28 +49,26 @@ class Halted(Exception):
     """The TVM has stopped for good; nothing in it runs on."""
 
 
-class Clock(VirtualClock):
-    """A clock that can also skip."""
-
-    def skip(self, seconds: float) -> None:
-        """Let time pass while nothing happens."""
-        self._now += seconds
+class BrokenOff(Exception):
+    """The VMM's procedure has been broken off: it was killed, or has a mistake of its own. No error of the platform's."""
 
 
 class Scene:
     """A platform with its seams watched.
 
-    `points` are those that were passed, in order; `healing` ends what a fault left on, `borrowed` gives back what it took.
+    `points` are those that were passed, in order; `before` is how the device stood when the fault struck. `healing` ends
+    what a fault left on, `borrowed` gives back what it took; `lasting` counts how often it strikes again, by name.
     """
 
     def __init__(self, strike: Strike | None = None, inflict: Inflict | None = None, *, seed: int = 1) -> None:
-        self.clock = Clock()
         self.watch_frames = strike is None or strike.point.seam is Seam.FRAME
         self.with_doe = self.watch_frames and (strike is None or "IDE" not in strike.point.name)
         self.points: list[Point] = []
         self.step = ""
         self.struck = False
         self.halted = False
+        self.before: Standing | None = None
+        self.lasting: dict[str, int] = {}
         self.late: bytes | None = None
         self.healing = ExitStack()
         self.borrowed = ExitStack()
@@ -77,7 +79,6 @@ class Scene:
         self._message = ""
         self.platform = Platform.assemble(
             seed=seed,
-            clock=self.clock,
             memory_size=MEMORY_SIZE,
             configuration=Configuration(
                 vfs=VFS, settings=Settings(capabilities=RESPONDER_CAPABILITIES, heartbeat_period=HEARTBEAT)
@@ -87,6 +88,9 @@ class Scene:
         bus = self.platform.vmm.bus
         (self.pf,) = bus.enumerate()
         bus.enable_vfs(self.pf, VFS)
+        for config in (self.pf.config, Config(bus.host, self.pf.root_port)):
+            status = AerCapability.UNCORRECTABLE_STATUS
+            config.write(extended_capabilities(config)[AerCapability.ID] + status.offset, status.size, ALL_ONES)
         self._watch()
 
     @property
@@ -108,11 +112,20 @@ class Scene:
         point = Point(seam, self.step, name, self._passed[seam, name])
         if self._strike is None:
             self.points.append(point)
-        elif self._inflict is not None and not self.struck and point == self._strike.point:
-            self.struck = True
+        elif self._inflict is not None and self._strikes(point):
             result: R = self._inflict(self, point, act, subject)
             return result
         return act(subject)
+
+    def _strikes(self, point: Point) -> bool:
+        """Tell whether the fault strikes here: once, and again while it lasts, at what has the same name."""
+        if not self.struck and self._strike is not None and point == self._strike.point:
+            self.struck, self.before = True, standing(self)
+            return True
+        left = self.lasting.get(point.name, 0)
+        if left:
+            self.lasting[point.name] = left - 1
+        return left > 0
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
@@ -150,7 +163,12 @@ class Scene:
             if row.caller is Actor.TVM:
                 self._alive()
             name = row.name + (WITH_ANSWER if getattr(operands, "response", None) is not None else "")
-            return self.passes(Seam.CALL, name, lambda given: method(given, *now), operands)
+            try:
+                return self.passes(Seam.CALL, name, lambda given: method(given, *now), operands)
+            except BrokenOff:
+                # A TVM whose hypercall does not return is never heard of again.
+                self.halted = self.halted or row.caller is Actor.TVM
+                raise
 
         _replace(callee, row.method, called)
 
@@ -187,9 +205,6 @@ class Scene:
 
     def carry(self, mailbox: Mailbox, data_object: bytes, now: float) -> bytes:
         """Take a data object to the device and back."""
-        if now > self.platform.device.now:  # the VMM has waited
-            self.clock.skip(now - self.platform.device.now)
-            self.now()
         if self.with_doe:
             return mailbox.carry(data_object, now)
         if not self.platform.link.up:
@@ -201,7 +216,7 @@ class Scene:
             self.leaks.append(f"the secret is on the link, {way.value}")
         if not self.watch_frames:
             return frame
-        seen = described(frame, "", "")
+        seen = described(frame, "", "", self.platform.link.mode)
         name = f"{seen.kind} {seen.protection} {way.value}"
         self.passes(Seam.FRAME, name, lambda one: self.platform.link.inject(one, way), frame)
         return None

@@ -33,7 +33,7 @@ def take_down(scene: Scene, life: Life) -> Returned:
     scene.late = None
     for attempt in (Returned.AT_ONCE, Returned.AGAIN, Returned.AFTER_LAPSE, Returned.AFTER_RESET):
         if attempt is Returned.AFTER_LAPSE:
-            scene.clock.skip(3 * HEARTBEAT)
+            scene.platform.wait(scene.now() + 3 * HEARTBEAT, heartbeats=False)
         if attempt is Returned.AFTER_RESET:
             scene.platform.device.reset(ResetKind.CONVENTIONAL)
         _leave(scene, life)
