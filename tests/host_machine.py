@@ -132,7 +132,7 @@ class Guest:
 
 
 class Host:
-    """The host. Keyword arguments are those of the device's `Configuration`."""
+    """The host. Keyword arguments are those of the device's `Configuration`; `root_port` those of its root port."""
 
     def __init__(
         self,
@@ -141,6 +141,7 @@ class Host:
         connect: bool = True,
         memory_size: int = MEMORY,
         observer: Observer | None = None,
+        root_port: dict[str, bool] | None = None,
         **options: Any,
     ) -> None:
         self.events: list[Event] = []
@@ -148,7 +149,7 @@ class Host:
         self.memory = PhysicalMemory(memory_size, SeededEntropy(b"memory"), told)
         self.iommu = Iommu("iommu0", self.memory, told)
         self.root_complex = RootComplex(self.memory, {0: self.iommu}, told)
-        self.port = self.root_complex.add_root_port(ROOT_PORT, 0)
+        self.port = self.root_complex.add_root_port(ROOT_PORT, 0, **(root_port or {}))
         self.device = Device(Configuration(vfs=4, **options), SeededEntropy(b"device"), NOW, observer=told)
         self.link = self.root_complex.fabric.attach(self.port, self.device.port, observer=told)
         self.module = TdxModule(self.memory, self.root_complex, SeededEntropy(b"tsm"), observer=told)

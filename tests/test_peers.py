@@ -14,7 +14,7 @@ from teeio.abi import peer_calls as p
 from teeio.abi.declaration import CallRefused
 from teeio.abi.operands import KmOperation
 from teeio.device.models.model import DmaError
-from teeio.errors import Misuse
+from teeio.errors import Misuse, PeerViolation
 from teeio.faults.accounts import counts
 from teeio.guest.peers import PeerLink
 from teeio.host.vmm.peers import PeerToPeer, requesters_of
@@ -146,6 +146,15 @@ def test_the_guests_way_to_connect_and_to_disconnect(host: PeerHost) -> None:
     link.connect(host.now())
     tenant.send(B, A)
     assert tenant.held(A) == DATA
+
+
+def test_a_vmm_that_does_not_release_them_is_noticed(tenant: Tenant) -> None:
+    link = PeerLink(tenant.interfaces[A], tenant.interfaces[B])
+    with mock.patch.object(PeerToPeer, "release"), pytest.raises(PeerViolation, match="may not be"):
+        link.disconnect(tenant.host.now())
+    assert tenant.tdi(A).interface.p2p_streams
+    link.disconnect(tenant.host.now())
+    assert tenant.info() == p.P2pInfo(allowed=False, ends=0, active=False)
 
 
 def test_a_pair_that_is_bound_is_bound_once(tenant: Tenant) -> None:
@@ -308,8 +317,12 @@ def test_nothing_leads_to_a_peer_that_is_not_accepted(tenant: Tenant) -> None:
 
 
 def test_a_permission_that_is_taken_back_gives_no_translation(tenant: Tenant) -> None:
+    """The devices forget what they had; that they are still bound, as the VMM does nothing, the TVM can read."""
+    tenant.send(A, B)
+    tenant.send(B, A)
     tenant.tsm.tdg_p2p_revoke(p.TdgP2pRevoke(**tenant.pair())).require("TDG.P2P.REVOKE")
-    assert tenant.info() == p.P2pInfo(allowed=False, ends=0, active=False)
+    assert tenant.info() == p.P2pInfo(allowed=False, ends=2, active=False)
+    assert [len(tenant.tdi(number).function.translations) for number in (A, B)] == [0, 0]
     with pytest.raises(DmaError):
         tenant.bus(A).translate(tenant.inbox(B), 4, write=True)
 

@@ -10,7 +10,8 @@ from teeio.abi.declaration import CallRefused
 from teeio.abi.operands import PAGE_SIZE
 from teeio.device.models.model import DmaError
 from teeio.guest.driver import TRUSTED_REGISTERS
-from teeio.host.iommu import Domain, FaultReason
+from teeio.host.iommu import Domain
+from teeio.host.iommu_faults import FaultReason
 from teeio.host.vmm.vfio import UnitKind
 from teeio.observe import Refused
 from teeio.pcie.capabilities.ats import AtsCapability

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import inf
 
-from teeio.abi.operands import PAGE_SIZE
+from teeio.abi.operands import NO_OPTIONS, PAGE_SIZE, StreamOptions
 from teeio.attestation import Expectations, NonceRegistry, Policy, Profile, ReferenceValues
 from teeio.crypto.algorithms import MeasurementHash
 from teeio.crypto.entropy import Entropy, SeededEntropy, system_entropy
@@ -159,6 +159,7 @@ class Platform:
         switch: bool = False,
         flit_mode: bool = False,
         peer_to_peer: bool = False,
+        stream_options: StreamOptions = NO_OPTIONS,
         link_rules: LinkRules = CLOSED,
         tsm_settings: Settings = TPA_SETTINGS,
         observer: Observer = ignore,
@@ -168,7 +169,8 @@ class Platform:
         `configuration` is how the first device is built, `others` are further devices, certified by the same
         manufacturer. The root ports are dealt out to the IOMMUs in turn. With `switch` all devices are below one switch
         and one root port; with `flit_mode` all links are in Flit Mode. With `peer_to_peer` the TSM has this model's
-        own profile of that name, and the VMM locks interfaces for it. `link_rules` says which gaps of the published
+        own profile of that name, and the VMM locks interfaces for it. `stream_options` are what the VMM
+        sets IDE streams to. `link_rules` says which gaps of the published
         specifications are closed, `tsm_settings` what the TSM offers in SPDM. With `seed` all randomness and the clock
         repeat; without it `clock` (seconds since 1970 UTC) must be given.
         """
@@ -250,6 +252,7 @@ class Platform:
             Profile.PEERS if peer_to_peer else Profile.TDX,
         )
         vmm.pci_tsm.wait = platform.wait
+        vmm.pci_tsm.stream_options = stream_options
         return platform
 
     @property

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from teeio.cli.app import app
@@ -71,3 +72,13 @@ def test_the_ladder_folds_repeats_and_keeps_its_rails() -> None:
     assert [heading().index(actor) for actor in ACTORS] == rails
     assert column_width(80) == 19
     assert len(list(arrows(events))) == 14
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", ["--flit-mode", "--pcrc --aggregate 8"])
+def test_the_story_is_the_same_in_other_forms(options: str) -> None:
+    result = runner.invoke(app, ["run", "--seed", "4", *options.split(), "--json"])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["verdict"]["decision"] == "accept"
+    assert document["scenarios"][0]["tdi_states"][-1] == "ERROR"

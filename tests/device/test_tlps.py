@@ -263,6 +263,21 @@ def test_a_masked_interrupt_waits_for_its_mask(rig: Any) -> None:
     assert [address for _, address, _, _ in rig.host.asked] == [0x2000]
 
 
+@pytest.mark.parametrize("which", ["pf", "vf"])
+def test_a_pending_interrupt_that_is_unmasked_waits_for_bus_master_enable(rig: Any, which: str) -> None:
+    tdi = rig.pf if which == "pf" else rig.vf(0)
+    command, function = tdi.function.header.COMMAND, rig.address(tdi)
+    tdi.function.msix.set(tdi.function.msix.CONTROL, enable=1)
+    tdi.function.msix.table.write(0, 8, 0x2000)
+    rig.device._buses[tdi.function].interrupt(0)
+    before = rig.device.config_read(function, command.offset, command.size)
+    rig.device.config_write(function, command.offset, command.size, command.put(before, bus_master=0))
+    rig.fabric.memory_write(rig.bar(tdi, 2) + 12, bytes(4))
+    assert rig.host.asked == []
+    rig.device.config_write(function, command.offset, command.size, before)
+    assert [address for _, address, _, _ in rig.host.asked] == [0x2000]
+
+
 def test_interrupts_of_the_time_before_the_lock_are_dropped(protected: Any) -> None:
     tdi = protected.pf
     tdi.function.msix.set(tdi.function.msix.CONTROL, enable=1)

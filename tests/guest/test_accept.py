@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from guest.assigned import assert_undone, bring_up, interface_of
@@ -11,7 +13,7 @@ from teeio.abi import EptViolation
 from teeio.abi.operands import PAGE_SIZE
 from teeio.accelerator_interface import BAR_SIZE
 from teeio.attestation import Decision
-from teeio.errors import Misuse
+from teeio.errors import Misuse, PeerViolation
 from teeio.guest.accept import Phase
 from teeio.guest.driver import TRUSTED_REGISTERS
 from teeio.guest.pci import GuestBar
@@ -119,6 +121,19 @@ def test_a_second_look_at_a_function_sees_the_same_interface(world: World) -> No
     again.release_driver()
     again.unlock(3.0)
     assert_undone(world, interface)
+
+
+@pytest.mark.parametrize("over", ["another BAR", "memory"])
+def test_the_bars_of_a_view_that_did_not_lock_are_checked_too(world: World, over: str) -> None:
+    """Attack: the VMM shows other BARs to whoever looks after the lock."""
+    interface_of(world).lock(1.0)
+    again = interface_of(world)
+    first, *others = again.function.bars
+    gpa = others[0].gpa if over == "another BAR" else world.tvm.memory.start
+    again.function = replace(again.function, bars=(replace(first, gpa=gpa), *others))
+    with pytest.raises(PeerViolation, match="overlap"):
+        again.attest(world.verifier(), TRUSTED_REGISTERS, 1.0)
+    assert_undone(world, again)
 
 
 def test_verbs_out_of_order_are_refused(world: World) -> None:

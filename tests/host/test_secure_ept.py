@@ -160,11 +160,15 @@ def test_removal_waits_for_every_translation_cache(move: SeptMove) -> None:
     table.reach(before)
     with refused(Status.TLB_TRACKING_NOT_DONE):
         table.do(move)
-    table.sept.invalidated("iommu0")  # too early: before the epoch moved
+    table.sept.invalidated("iommu0", table.sept.epoch)  # too early: before the epoch moved
+    asked_too_early = table.sept.epoch
     table.sept.track()
     with refused(Status.TLB_TRACKING_NOT_DONE):
         table.do(move)
-    table.sept.invalidated("iommu0")
+    table.sept.invalidated("iommu0", asked_too_early)
+    with refused(Status.TLB_TRACKING_NOT_DONE):
+        table.do(move)
+    table.sept.invalidated("iommu0", table.sept.epoch)
     table.do(move)
     assert table.state() is TRANSITIONS[before, move]
 

@@ -35,11 +35,11 @@ STREAM = 5
 class Device:
     """A device with one BAR of memory; it remembers how it was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, ide: IdeCapability) -> None:
         self.config = ConfigSpace(
             Type0Header(0x1234, 0x5678, 0x120000, [Bar(0, 1 << 16), Bar(2, 4096, wide=False)]),
             [ExpressCapability(tee_io=True)],
-            [AerCapability(), IdeCapability(2, 1, link=1), SriovCapability(2, 0x5679, [Bar(0, 4096)])],
+            [AerCapability(), ide, SriovCapability(2, 0x5679, [Bar(0, 4096)])],
         )
         vfs = [ConfigSpace(VirtualFunctionHeader(0x120000)) for _ in range(2)]
         self.functions = Functions(PF, {0: self.config}, {0: (self.config.need(SriovCapability), vfs)})
@@ -102,16 +102,27 @@ class Host:
 
 
 class Bench:
-    """A host, a root port, a link and a device, enumerated; `flit_mode` says which of the ports support Flit Mode."""
+    """A host, a root port, a link and a device, enumerated.
 
-    def __init__(self, rules: LinkRules = CLOSED, flit_mode: tuple[bool, bool] = (False, False)) -> None:
+    `flit_mode` says which of the ports support Flit Mode, `features` what of IDE each does, as in `IdeCapability`.
+    """
+
+    def __init__(
+        self,
+        rules: LinkRules = CLOSED,
+        flit_mode: tuple[bool, bool] = (False, False),
+        features: tuple[dict[str, bool], dict[str, bool]] = ({}, {}),
+    ) -> None:
         self.events: list[Event] = []
         self.insecure: list[tuple[str, int, InsecureCause]] = []
-        self.host, self.device, self.fabric = Host(), Device(), Fabric()
+        root, below = (
+            IdeCapability(2, 1, link=1, **{"selective_configuration": True, **feature}) for feature in features
+        )
+        self.host, self.device, self.fabric = Host(), Device(below), Fabric()
         self.root_config = ConfigSpace(
             Type1Header(0x8086, 0x1),
             [ExpressCapability(PortType.ROOT_PORT)],
-            [AerCapability(), IdeCapability(2, 1, link=1)],
+            [AerCapability(), root],
         )
         self.root = RootPort(
             self.host,

@@ -19,9 +19,11 @@ from teeio.pcie.flit_stream import FlitStream
 from teeio.pcie.flit_types import Trailer
 from teeio.pcie.ide import KeySet, StreamSettings
 from teeio.pcie.ide_key import IdeCheckFailed, PcrcCheckFailed, StaleKey, pcrc
+from teeio.pcie.ide_tlp import ESCORTED_FLAG
 from teeio.pcie.link_mode import IdeFields
 from teeio.pcie.tlp import (
     CompletionStatus,
+    MessageCode,
     Routing,
     SubStream,
     Tlp,
@@ -239,13 +241,40 @@ def test_sync_and_escorts() -> None:
     assert far.open(near.seal(MRD)) == (MRD, False)
     near, far = pair(escorts=True)
     far.open(near.seal(WRITE))
-    escorts = near.seal_escorts(8, 0x100)
-    fields = [MODE.ide_fields(frame) for frame in escorts]
-    assert [(one.sub_stream, one.pr_sent_counter) for one in fields if one] == [(1, 1), (2, 1)]
-    assert [far.open(frame)[0].message().code for frame in escorts] == [0x56] * 2
+    far.open(near.seal_sync(8, 0x100))
+    far.open(near.seal_escort(8, 0x100, SubStream.CPL))
+    escort = near.seal_escort(8, 0x100, SubStream.NPR)
+    header = far.open(escort)[0].message()
+    assert (header.code, header.tag) == (0x56, SubStream.NPR)
+    frames = [near.seal(MRD), near.seal(MRD)]
+    fields = [MODE.ide_fields(frame) for frame in frames]
+    assert [one.pr_sent_counter for one in fields if one] == [2, 0]
+    assert [frame[ide_place(frame) + 3] & ESCORTED_FLAG for frame in frames] == [ESCORTED_FLAG, 0]
+    assert [far.open(frame) for frame in frames] == [(MRD, False)] * 2
+    near, far = pair(escorts=True)
+    near._escorts[0] = ESCORTED_FLAG
+    with pytest.raises(IdeCheckFailed, match="without its IDE Escort"):
+        far.open(near.seal(MRD))
     near, far = pair(escorts=True)
     with pytest.raises(IdeCheckFailed, match="may not travel"):
         far.open(rewritten(near.seal(message(8, 0x7F, Routing.BY_ID)), SubStream.NPR))
+
+
+def test_every_flipped_bit_of_an_escort_is_caught() -> None:
+    frame = pair(escorts=True)[0].seal_escort(8, 0x100, SubStream.NPR)
+    for bit in range(8 * len(frame)):
+        spoilt = bytearray(frame)
+        spoilt[bit // 8] ^= 1 << bit % 8
+        _, far = pair(escorts=True)
+        with pytest.raises(IdeCheckFailed):
+            far.open(bytes(spoilt))
+        assert not far.secure
+
+
+def test_an_escort_with_data_keeps_to_its_sub_stream() -> None:
+    near, far = pair(escorts=True)
+    with pytest.raises(IdeCheckFailed, match="may not travel"):
+        far.open(rewritten(near.seal(message(8, MessageCode.IDE_ESCORT, Routing.BY_ID, data=PAYLOAD)), SubStream.NPR))
 
 
 @given(st.lists(st.sampled_from([MWR, WRITE]), min_size=1, max_size=8), st.booleans())

@@ -14,7 +14,7 @@ from teeio.pcie.flit_mode import FlitMode
 from teeio.pcie.flit_types import FLIT_TYPES
 from teeio.pcie.link import Way
 from teeio.pcie.seams import ABORTED
-from teeio.pcie.tlp import CompletionStatus, Routing, Tlp, memory_read, message
+from teeio.pcie.tlp import CompletionStatus, Routing, Tlp, memory_read, memory_write, message
 
 BOTH = (True, True)
 LINK_CONTROL, LINK_STATUS_2 = 0x10, 0x32
@@ -126,3 +126,15 @@ def test_a_prefix_without_a_place_in_flit_mode_is_blocked(monkeypatch: pytest.Mo
     assert bench.switch.upstream.aer.recorded(Uncorrectable.TLP_PREFIX_BLOCKED)
     assert bench.device.asked == []
     assert [event.rule for event in bench.events if isinstance(event, Refused)] == ["TLP_PREFIX_BLOCKED"]
+
+
+def test_a_tlp_with_more_prefixes_than_non_flit_mode_has_is_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_bench, "PF", DEVICE)
+    monkeypatch.setattr(SwitchBench, "switch_flit_mode", True)
+    bench = SwitchBench(flit_mode=(True, False))
+    for vendor_prefixes, rules in ((3, []), (4, ["TLP_PREFIX_BLOCKED"])):
+        prefixes = bytes.fromhex("91000001") + vendor_prefixes * bytes.fromhex("9e000000")
+        tlp: Tlp = memory_write(RP.requester_id, 0, HIGH_BAR, b"1234")._replace(prefixes=prefixes)
+        bench.uplink.inject(bench.uplink.mode.encode(tlp), Way.DOWN)
+        assert [event.rule for event in bench.events if isinstance(event, Refused)] == rules
+    assert len(bench.device.asked) == 1

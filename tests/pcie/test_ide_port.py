@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from pcie.link_bench import BAR, HIGH_BAR, PF, STREAM, Bench
+from pcie.link_bench import BAR, HIGH_BAR, PF, RP, STREAM, Bench
 from teeio.observe import StateChanged, TlpMoved
 from teeio.pcie.capabilities.aer import AerCapability, Uncorrectable
 from teeio.pcie.capabilities.ide import IdeCapability
-from teeio.pcie.ide import Direction, KeySet
+from teeio.pcie.ide import SYNC_AT, Direction, KeySet
 from teeio.pcie.ide_port import InsecureCause, ProgramResult
+from teeio.pcie.ide_tlp import message_code
 from teeio.pcie.link import Way
 from teeio.pcie.seams import UNSUPPORTED
 from teeio.pcie.tlp import (
@@ -306,3 +307,43 @@ def test_a_requester_outside_the_association_is_unsupported(bench: Bench) -> Non
     assert bench.host.memory[0x9000:0x9004] == bytes(4)
     assert bench.refusals()[0] == "UNSUPPORTED_REQUEST"
     assert bench.state() == (True, True)
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_errors_log_the_header_behind_all_prefixes(bench: Bench, spoilt: bool) -> None:
+    bench.secure()
+    pasid = bytes.fromhex("91000001")
+    crossing = bytearray(memory_write(PF.requester_id, 0, HIGH_BAR, bytes(8)).header)
+    crossing[-2:] = b"\x0f\xfc"
+    if spoilt:
+        bench.link.tamper = lambda frame, way: frame[:-1] + bytes([frame[-1] ^ 1])
+    bench.root.ide.transmit(Tlp(bytes(crossing), bytes(4 * crossing[3]), pasid), False, STREAM)
+    aer = bench.device.config.need(AerCapability)
+    assert aer.recorded(Uncorrectable.IDE_CHECK_FAILED if spoilt else Uncorrectable.MALFORMED_TLP)
+    assert b"".join(aer.value(register).to_bytes(4, "big") for register in aer.HEADER_LOG) == crossing
+
+
+def test_nothing_follows_an_escort_that_was_refused(bench: Bench) -> None:
+    bench.secure()
+    for _ in range(SYNC_AT):
+        bench.root.ide.transmit(memory_write(RP.requester_id, 0, HIGH_BAR, bytes(4)), True)
+    frames: list[bytes] = []
+
+    def spoil(frame: bytes, way: Way) -> bytes:
+        frames.append(frame)
+        return frame[:-1] + bytes([frame[-1] ^ 1]) if len(frames) == 1 else frame
+
+    bench.link.tamper = spoil
+    assert not bench.fabric.memory_read(HIGH_BAR, 4, t_bit=True).ok
+    assert bench.state() == (False, False)
+    assert [message_code(bench.link.mode.heading(frames[0])), message_code(Tlp.decode(frames[1]))] == [0x56, 0x55]
+    assert len(frames) == 2
+
+
+def test_an_escort_whose_key_was_stopped_makes_the_stream_insecure(bench: Bench) -> None:
+    bench.secure()
+    for _ in range(SYNC_AT):
+        bench.root.ide.transmit(memory_write(RP.requester_id, 0, HIGH_BAR, bytes(4)), True)
+    assert bench.root.ide.set_stop(STREAM, KeySet.K0, Direction.TX, SubStream.PR)
+    assert not bench.fabric.memory_read(HIGH_BAR, 4, t_bit=True).ok
+    assert bench.state() == (False, False)

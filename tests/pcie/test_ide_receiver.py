@@ -212,12 +212,44 @@ def sealed_as(tlp: Tlp, sub_stream: SubStream, escorts: bool) -> tuple[bytes, bo
 
 
 @pytest.mark.parametrize("sub_stream", [SubStream.NPR, SubStream.CPL])
-def test_of_messages_only_escorts_leave_their_sub_stream(sub_stream: SubStream) -> None:
-    escort, other = ide_escort(0x100, 8), message(0x100, MessageCode.VENDOR_DEFINED_1, Routing.BY_ID)
-    assert sealed_as(escort, sub_stream, escorts=True)[1]
-    assert not sealed_as(escort, sub_stream, escorts=False)[1]
-    assert not sealed_as(other, sub_stream, escorts=True)[1]
-    assert not sealed_as(MWR, sub_stream, escorts=True)[1]
+def test_nothing_leaves_its_sub_stream(sub_stream: SubStream) -> None:
+    escort, other = ide_escort(0x100, 8, SubStream.NPR), message(0x100, MessageCode.VENDOR_DEFINED_1, Routing.BY_ID)
+    for tlp in (escort, other, MWR):
+        for escorts in (False, True):
+            assert not sealed_as(tlp, sub_stream, escorts)[1]
+
+
+@pytest.mark.parametrize(
+    "tlp", [ide_escort(0x100, 8, SubStream.NPR), message(0x100, MessageCode.VENDOR_DEFINED_1, Routing.BY_ID)]
+)
+@pytest.mark.parametrize("escorts", [True, False])
+def test_every_flipped_bit_of_a_message_is_caught(tlp: Tlp, escorts: bool) -> None:
+    frame = pair(escorts=escorts)[0].seal(tlp)
+    for bit in range(8 * len(frame)):
+        spoilt = bytearray(frame)
+        spoilt[bit // 8] ^= 1 << bit % 8
+        _, far = pair(escorts=escorts)
+        with pytest.raises(IdeCheckFailed):
+            far.open(bytes(spoilt))
+        assert not far.secure
+
+
+@pytest.mark.parametrize("sub_stream", range(3, 8))
+@pytest.mark.parametrize("escorts", [True, False])
+def test_nothing_travels_on_reserved_sub_streams(sub_stream: int, escorts: bool) -> None:
+    for tlp in (
+        ide_escort(0x100, 8, SubStream.NPR),
+        message(0x100, MessageCode.VENDOR_DEFINED_1, Routing.BY_ID),
+        MWR,
+        MRD,
+        CPL,
+    ):
+        near, far = pair(escorts=escorts)
+        frame = bytearray(near.seal(tlp))
+        frame[3] = frame[3] & 0x0F | sub_stream << SUB_STREAM_SHIFT
+        with pytest.raises(IdeCheckFailed, match="sub-stream"):
+            far.open(bytes(frame))
+        assert not far.secure
 
 
 def test_nothing_opens_after_a_failure() -> None:

@@ -19,6 +19,7 @@ from teeio.abi.operands import (
     LockParameters,
     PagesReturned,
     SpdmOperation,
+    StreamOptions,
 )
 from teeio.abi.statuses import Status
 from teeio.pcie.address import AddressRange
@@ -122,13 +123,18 @@ class TdhSpdmDelete:
     SEAMCALL,
     "TDH.IDE.STREAM.CREATE",
     132,
-    refusals=[Status.PAGE_METADATA_INCORRECT, Status.SPDM_SESSION_NOT_PRESENT, Status.OPERAND_BUSY],
+    refusals=[
+        Status.PAGE_METADATA_INCORRECT,
+        Status.SPDM_SESSION_NOT_PRESENT,
+        Status.OPERAND_BUSY,
+        Status.IDE_OPTION_NOT_SUPPORTED,
+    ],
 )
 class TdhIdeStreamCreate:
     """Create a selective IDE stream; the TSM writes the root port's registers, the VMM the device's.
 
     `requesters` are the first and the last requester id behind the root port that use the stream, `memory` its
-    address association.
+    address association. `options` are of this model's generic profile: TDX Connect streams have none.
     """
 
     spdm_id: int
@@ -136,6 +142,7 @@ class TdhIdeStreamCreate:
     requesters: tuple[int, int]
     memory: AddressRange
     pages: tuple[int, ...]
+    options: StreamOptions = StreamOptions()
 
 
 @call(

@@ -26,6 +26,9 @@ ECAM = AddressRange(0xE000_0000, 0x1000_0000)
 MESSAGE_ADDRESS = 0xFEE0_0000
 """Where message-signalled interrupts go, from there on 1 MiB (Intel SDM 3A, 12.11)."""
 
+SUB_STREAMS = 3
+"""Of an IDE stream: PR, NPR, CPL."""
+
 FunctionId: TypeAlias = int
 """FUNCTION_ID of TDISP: 15:0 requester id, 23:16 segment, 24 segment valid. The handle of a device interface."""
 
@@ -136,6 +139,37 @@ class LockParameters:
     flags: int
     mmio_reporting_offset: int = 0
     bind_p2p_address_mask: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """What an IDE stream does besides the default; TDX Connect has no aggregation, so this is the generic profile's.
+
+    `aggregation` says for PR, NPR and CPL how many TLPs may share a MAC, as registers encode it: 0 to 3 for up to 1, 2, 4, 8.
+    """
+
+    pcrc: bool = False
+    aggregation: tuple[int, int, int] = (0, 0, 0)
+
+    @property
+    def valid(self) -> bool:
+        """Whether registers can say it."""
+        return len(self.aggregation) == SUB_STREAMS and all(0 <= code <= 3 for code in self.aggregation)
+
+    @property
+    def features(self) -> list[str]:
+        """What a port must support for it, as the IDE Capability register names it."""
+        return [name for name, wanted in (("aggregation", any(self.aggregation)), ("pcrc", self.pcrc)) if wanted]
+
+    @property
+    def control(self) -> dict[str, int]:
+        """The fields of the stream's control register that say it."""
+        pr, npr, cpl = self.aggregation
+        return {"pcrc": int(self.pcrc), "pr_aggregation": pr, "npr_aggregation": npr, "cpl_aggregation": cpl}
+
+
+NO_OPTIONS = StreamOptions()
+"""A stream as TDX Connect has it."""
 
 
 @dataclass(frozen=True, slots=True)

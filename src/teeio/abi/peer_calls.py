@@ -137,7 +137,7 @@ class TdgP2pAllow:
     alias=OWN,
 )
 class TdgP2pRevoke:
-    """Take it back: from now on no translation leads from one to the other."""
+    """Take it back: from now on no translation leads from one to the other, and both devices are told to forget theirs."""
 
     function_id: FunctionId
     peer_function_id: FunctionId
@@ -147,8 +147,9 @@ class TdgP2pRevoke:
 class P2pInfo:
     """What the TSM vouches for, of one moment.
 
-    `ends` counts the interfaces that are bound to the stream; `active` says that direct access works: allowed, both in
-    RUN under the locks that were named, both bound, the stream keyed.
+    `ends` counts the interfaces whose device was asked to bind the stream for this pair and was not seen to release it,
+    whatever else was taken back or lost: only at 0 are they released. `active` says that direct access works: allowed, both in RUN under the locks that were
+    named, both bound, the stream keyed.
     """
 
     allowed: bool
@@ -210,7 +211,11 @@ class TdhP2pBind:
 
 @call(Boundary.SEAMCALL, "TDH.P2P.UNBIND", None, refusals=_EXCHANGE_FAILURES, alias=OWN, resumable=True)
 class TdhP2pUnbind:
-    """Release the stream from one interface of a pair; of one that is not locked any more it is released already."""
+    """Release the stream from one interface of a pair.
+
+    A device that is CONFIG_UNLOCKED has released it already. One that cannot be asked, as its interface was given up, may not
+    have: then nobody else can use the stream.
+    """
 
     function_id: FunctionId
     peer_function_id: FunctionId

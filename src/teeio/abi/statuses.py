@@ -73,6 +73,7 @@ class Status(IntEnum):
     DMAR_ENTRY_NOT_PRESENT = _OWN + 0x20 * _STEP
     DMAR_INVALID_INV_STATE = _OWN + 0x21 * _STEP
     DMAR_TABLE_POISONED = _OWN + 0x22 * _STEP
+    IDE_OPTION_NOT_SUPPORTED = _OWN + 0x23 * _STEP
 
     @property
     def is_error(self) -> bool:

@@ -46,7 +46,7 @@ def explore(
         mutant, begin, limit = _removal(removed, root, depth)
         reports = [
             _explore(console, one, limit, workers, mutant)
-            for one in ([begin] if begin != "all" else [name for name in ROOTS if name not in NEAR_TROUBLE])
+            for one in ([begin] if begin != "all" else [one.name for one in ROOTS.values() if not one.near])
         ]
         if as_json:
             typer.echo(json.dumps([report.as_dict() for report in reports], indent=2))
@@ -55,10 +55,6 @@ def explore(
                 "a property does not hold: see above" if mutant is None else "nothing noticed that the check is gone"
             )
             raise typer.Exit(Exit.FAILED)
-
-
-NEAR_TROUBLE = ("relocked", "page going")
-"""Roots that lie within reach of others; `all` leaves them out."""
 
 
 def _list(console: Console) -> None:
@@ -93,15 +89,15 @@ def _explore(console: Console, root: str, depth: int, workers: int, mutant: Muta
     mark = "[green]✓[/] every property holds" if report.found is None else "[bold red]✗[/]"
     console.print(f"[bold]{root}[/], depth {depth}: {counts}: {mark}", soft_wrap=True)
     if report.found is not None:
-        _show(console, root, report.found, mutant)
+        _show(console, report.found, mutant)
     return report
 
 
-def _show(console: Console, root: str, found: Found, mutant: Mutant | None) -> None:
+def _show(console: Console, found: Found, mutant: Mutant | None) -> None:
     """Play the counterexample once more and draw it."""
     from teeio.cli import story
     from teeio.explorer import replayed
 
     console.print(f"  {escape(found.name)}: [bold red]{escape(found.problem)}[/]", soft_wrap=True)
-    console.print(f"  after: {escape(' > '.join(found.trail)) or 'nothing, at the root already'}", soft_wrap=True)
-    story.show_ladder(console, replayed(root, found.trail, mutant))
+    console.print(f"  from {found.root} by: {escape(' > '.join(found.trail))}", soft_wrap=True)
+    story.show_ladder(console, replayed(found.root, found.trail, mutant))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -24,6 +25,15 @@ class AssignedUnit(Enum):
     DEVICE = "device"
 
 
+class UnitSize(Enum):
+    """Values of --aggregate."""
+
+    ONE = "1"
+    TWO = "2"
+    FOUR = "4"
+    EIGHT = "8"
+
+
 def run(
     seed: Annotated[
         int | None,
@@ -32,6 +42,11 @@ def run(
         ),
     ] = None,
     unit: Annotated[AssignedUnit, typer.Option(help="What is assigned to the TVM.")] = AssignedUnit.VF,
+    flit_mode: Annotated[bool, typer.Option("--flit-mode", help="Links in Flit Mode (PCIe 6), IDE in OHC-C.")] = False,
+    pcrc: Annotated[bool, typer.Option("--pcrc", help="IDE with PCRC: a checksum before each MAC.")] = False,
+    aggregate: Annotated[
+        UnitSize, typer.Option(help="IDE with aggregation: up to N TLPs of a sub-stream share a MAC.")
+    ] = UnitSize.ONE,
     ladder: Annotated[bool, typer.Option(help="Show the ladder diagram.")] = True,
     pcap: Annotated[Path | None, typer.Option(help="Write the DOE traffic here as a capture.")] = None,
     keylog: Annotated[Path | None, typer.Option(help="Write session and IDE secrets here.")] = None,
@@ -41,6 +56,7 @@ def run(
 
     Example: teeio run --seed 1 --pcap run.pcap --keylog run.keys
     """
+    from teeio.abi.operands import StreamOptions
     from teeio.cli import story
     from teeio.cli.recording import Recording
     from teeio.host.vmm.vfio import UnitKind
@@ -49,6 +65,8 @@ def run(
     from teeio.scenarios.trusted_life import configuration_for
 
     kind = UnitKind[unit.name]
+    code = list(UnitSize).index(aggregate)
+    options: dict[str, Any] = {"flit_mode": flit_mode, "stream_options": StreamOptions(pcrc, (code, code, code))}
     console = Console(highlight=False, quiet=as_json)
     wall_clock = time.perf_counter if seed is None else None
     cpu_clock = time.thread_time if seed is None else None
@@ -56,9 +74,11 @@ def run(
     with reported(), Recording(keylog, pcap, Transport.PCI_DOE) as recording:
         journal = Journal(wall_clock, story.Progress(console, recording))
         console.print(f"[bold]The trusted life of a {kind.value}[/]")
-        platform = Platform.assemble(seed=seed, clock=clock, configuration=configuration_for(kind), observer=journal)
+        platform = Platform.assemble(
+            seed=seed, clock=clock, configuration=configuration_for(kind), observer=journal, **options
+        )
         life = live(platform, journal, cpu_clock, kind)
-        scenario = ATTACKS["bar-move"]
+        scenario = replace(ATTACKS["bar-move"], options=options)
         console.print(f"\n[bold]Attack: {scenario.title}[/]")
         attack = play(scenario, seed=seed, clock=clock, wall_clock=wall_clock, listener=story.Progress(console))
         story.show_outcome(console, attack.outcome)

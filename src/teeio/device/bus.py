@@ -112,8 +112,8 @@ class FunctionBus:
         if made is not None:
             self._interrupts().signal(self._function(), vector, made, t_bit, stream_id)
 
-    def msix_written(self, register: Register, old: int, new: int) -> None:
-        """Learn that software wrote to the MSI-X capability, which may have unmasked them all."""
+    def interrupts_ruled(self, register: Register, old: int, new: int) -> None:
+        """Learn that software wrote where interrupts are ruled: MSI-X Control with its mask, Command with Bus Master Enable."""
         self.release_interrupts()
 
     def release_interrupts(self) -> None:

@@ -14,6 +14,7 @@ from teeio.device.services import Services
 from teeio.errors import Misuse
 from teeio.pcie.address import FUNCTIONS, Bdf
 from teeio.pcie.capabilities.express import ExpressCapability
+from teeio.pcie.capabilities.ide import IdeCapability
 from teeio.pcie.config_space import ExtendedCapability
 from teeio.spdm.constants import Capability
 from teeio.spdm.device_state import DeviceMeasurements, Identity
@@ -42,8 +43,8 @@ class Configuration:
 
     `idle_ports` counts ports of the device, before the one in use, that no link hangs on: they take up IDE_KM port
     indices. `doe_connections` are the ids of further SPDM connections through the DOE mailbox. `services` says how the device
-    does what the capabilities in `settings` offer besides identity and measurements. `flit_mode` says whether its port
-    supports Flit Mode.
+    does what the capabilities in `settings` offer besides identity and measurements. `flit_mode`, `pcrc` and
+    `aggregation` say whether its port supports them.
     """
 
     manufacture: Manufacture = field(default_factory=Manufacture)
@@ -66,6 +67,8 @@ class Configuration:
     services: Services = field(default_factory=Services)
     doe_connections: tuple[int, ...] = ()
     flit_mode: bool = False
+    pcrc: bool = True
+    aggregation: bool = True
     name: str = "device"
 
     def another(self, number: int) -> Configuration:
@@ -83,6 +86,19 @@ class Configuration:
         return function.number if function.parent is None else self.first_vf_offset + function.number * self.vf_stride
 
 
+def expect_distinct(configurations: Sequence[Configuration]) -> None:
+    """Refuse two devices with one serial number, by which verifiers tell devices apart. Raises `Misuse`."""
+    known: set[str] = set()
+    for one in configurations:
+        serial = one.manufacture.info.serial
+        if serial in known:
+            raise Misuse(
+                f"two devices have the serial number {serial!r}, so that each would pass for the other",
+                remedy="make further devices with `configuration.another(n)`",
+            )
+        known.add(serial)
+
+
 def measurements_of(c: Configuration, debug: DebugMode = NO_DEBUG) -> DeviceMeasurements:
     """Give the measurements of a device, with a measurement extension log if it offers one."""
     log = measurement_log(c.manufacture) if c.settings.capabilities & Capability.MEL else []
@@ -94,6 +110,11 @@ def services_of(c: Configuration) -> Services:
     return (
         c.services if c.services.device_classes else replace(c.services, device_classes=(device_class(c.manufacture),))
     )
+
+
+def stream_registers(c: Configuration) -> IdeCapability:
+    """Make the IDE capability of a device's port."""
+    return IdeCapability(c.streams, c.address_blocks, pcrc=c.pcrc, aggregation=c.aggregation)
 
 
 def build_functions(c: Configuration, dsm: Sequence[ExtendedCapability]) -> tuple[list[Function], list[Function]]:

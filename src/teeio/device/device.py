@@ -12,16 +12,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-from teeio.attestation.device_mode import DebugMode
 from teeio.crypto.entropy import Entropy
 from teeio.device.bus import FunctionBus
 from teeio.device.completer import Completer
-from teeio.device.configuration import Configuration, build_functions, measurements_of, services_of
+from teeio.device.configuration import Configuration, build_functions, services_of, stream_registers
 from teeio.device.doe_connections import DoeConnections
 from teeio.device.dsm import Dsm, HostedTdisp
 from teeio.device.function import Function
-from teeio.device.identity import Firmware, Manufacturer, changes
+from teeio.device.identity import Firmware, Manufacturer
 from teeio.device.key_port import DeviceKeyPort
+from teeio.device.measured_state import MeasuredState
 from teeio.device.present import Present
 from teeio.device.tdi import Tdi
 from teeio.device.vendor_messages import VendorMessages
@@ -41,7 +41,7 @@ from teeio.pcie.ports import EndpointPort
 from teeio.pcie.registers import Register
 from teeio.pcie.seams import Dma, Interrupts, Reply, ResetKind
 from teeio.pcie.tlp import CompletionStatus, Tlp
-from teeio.spdm.device_state import Identity
+from teeio.spdm.device_state import DeviceMeasurements, Identity
 from teeio.spdm.messages import DmtfEvent
 from teeio.tdisp.interface import Interface
 from teeio.tdisp.messages import LockFlags
@@ -70,9 +70,7 @@ class Device:
         self.configuration = configuration
         self.now = now
         self.observer = observer
-        self._debug = DebugMode(0)
-        self._firmware = configuration.manufacture.firmware
-        self.streams = IdeCapability(configuration.streams, configuration.address_blocks)
+        self.streams = stream_registers(configuration)
         self._doe_registers = DoeCapability()
         self.pfs, self.vfs = build_functions(configuration, [self._doe_registers, self.streams])
         pf0_sriov = self.pfs[0].sriov
@@ -96,7 +94,9 @@ class Device:
             log=self.port.log,
             observer=self.observer,
         )
-        self.measurements = measurements_of(configuration)
+        self.runs = MeasuredState(
+            configuration, lambda changed: self.dsm.happened(DmtfEvent.MEASUREMENT_CHANGED, changed)
+        )
         self.dsm = self._make_dsm(entropy, self._identities(manufacturer, entropy, now))
         self.connections = DoeConnections(
             self.dsm, configuration.doe_connections, lambda: self.now, name=configuration.name
@@ -172,12 +172,12 @@ class Device:
             [tdi.interface for tdi in self.tdis.values()],
             entropy,
             capabilities=c.capabilities,
-            vdm=VendorMessages(c.manufacture.pci.vendor, lambda: self._firmware),
+            vdm=VendorMessages(c.manufacture.pci.vendor, lambda: self.runs.firmware),
             observer=self.observer,
         )
         return Dsm(
             identities,
-            self.measurements,
+            self.runs.measurements,
             dict(enumerate(keys)),
             tdisp,
             entropy,
@@ -191,8 +191,9 @@ class Device:
     def _watch(self) -> None:
         for function in self.tdis:
             function.express.watch(ExpressCapability.DEVICE_CONTROL, self._control_watcher(function))
-            # After the TDI, which may forbid interrupts now.
-            function.msix.observe(self._buses[function].msix_written)
+            for ruling in (function.msix, function.header):
+                # After the TDI, which may forbid interrupts now.
+                ruling.observe(self._buses[function].interrupts_ruled)
         for function in self.pfs:
             # What places memory: BARs and Command in the header, VF BARs and VF Enable in SR-IOV.
             for block in (function.header, function.sriov):
@@ -219,6 +220,11 @@ class Device:
         """Give a function's address now."""
         first = self.functions.first
         return Bdf.of(first.requester_id + self.configuration.distance(function) & 0xFFFF, first.segment)
+
+    @property
+    def measurements(self) -> DeviceMeasurements:
+        """What the device measures of itself now."""
+        return self.runs.measurements
 
     def present(self) -> Mapping[Bdf, Function]:
         """List the functions that exist now."""
@@ -313,7 +319,7 @@ class Device:
             function.reset()
         self.port.ide.reset(conventional=True)
         self.mailbox.reset()
-        self._set_debug(self._debug & ~_UNTIL_RESET)
+        self.runs.reset()
 
     # -- what comes from the port
 
@@ -359,16 +365,10 @@ class Device:
 
     def set_debug(self, active: bool) -> None:
         """Turn invasive debug on or off; while on, what the device holds is no longer safe (PCIe Base 11.2, 6.33)."""
+        self.runs.debug(active)
         if active:
-            self._set_debug(self._debug | _DEBUGGING)
             self._happen(Event.TRUST_CHANGED)
             self.port.ide.erase_keys()
-        else:
-            self._set_debug(self._debug & ~DebugMode.INVASIVE_DEBUG_ACTIVE)
-
-    def _set_debug(self, debug: DebugMode) -> None:
-        self._debug = debug
-        self._measure()
 
     def update_firmware(self, firmware: Firmware) -> bool:
         """Run other firmware, as the next measurement shows; False while a TDI is locked with NO_FW_UPDATE."""
@@ -377,25 +377,8 @@ class Device:
             if tdi.state.locked and parameters is not None and parameters.flags & LockFlags.NO_FW_UPDATE:
                 self.observer(Refused(self.configuration.name, "a firmware update", "NO_FW_UPDATE (PCIe Base 11.3.8)"))
                 return False
-        self._firmware = firmware
-        self._measure()
+        self.runs.run(firmware)
         return True
-
-    def _measure(self) -> None:
-        c = self.configuration
-        now = measurements_of(replace(c, manufacture=replace(c.manufacture, firmware=self._firmware)), self._debug)
-        changed = changes(self.measurements.measured, now.measured)
-        self.measurements.measured, self.measurements.log = now.measured, now.log
-        if any(changed):
-            self.dsm.happened(DmtfEvent.MEASUREMENT_CHANGED, changed)
-
-
-_DEBUGGING = (
-    DebugMode.INVASIVE_DEBUG_ACTIVE
-    | DebugMode.INVASIVE_DEBUG_SINCE_RESET
-    | DebugMode.INVASIVE_DEBUG_SINCE_MANUFACTURING
-)
-_UNTIL_RESET = DebugMode.INVASIVE_DEBUG_SINCE_RESET | DebugMode.NON_INVASIVE_DEBUG_SINCE_RESET
 
 
 def _lost(frame: bytes) -> None:

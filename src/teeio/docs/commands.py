@@ -88,9 +88,17 @@ def exploration_page() -> Iterator[str]:
     yield from ("# Exploration", "", "## What must hold in every state", "")
     yield from (f"- {one.name}" for one in PROPERTIES)
     yield from ("", "## What can happen", "")
-    yield from grid(("actor", "action"), ((action.actor, action.name) for action in ACTIONS))
+    yield from grid(("actor", "action", "about"), ((one.actor, one.name, str(one.topic)) for one in ACTIONS))
     yield from ("## Where it begins", "")
-    yield from grid(("root", "reached by"), ((name, ", ".join(trail) or "-") for name, trail in ROOTS.items()))
+    yield from grid(
+        ("root", "reached by", "explored", "of", "actions"),
+        (
+            (r.name, ", ".join(r.trail) or "-", str(r.topics), " and ".join(r.tenants), len(r.choices))
+            for r in ROOTS.values()
+        ),
+    )
+    yield from ("Without a root named, `teeio explore` leaves out those that lie within reach of others: ",)
+    yield from (", ".join(one.name for one in ROOTS.values() if one.near) + ".", "")
     yield from ("## Checks that can be taken out", "")
     yield from grid(
         ("name", "without", "shows from", "within"),

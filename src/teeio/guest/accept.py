@@ -130,6 +130,7 @@ class AssignedInterface:
         """
         self._expect(Phase.LOCKED)
         with self._undone_on_failure(now):
+            self._check_bars()  # another view may have locked it, with other BARs
             nonce = verifier.nonce(now)
             slot = verifier.expectations.slot
             evidence = collect(self.tvm, self.function_id, self.bind_session_id, slot, nonce, now)

@@ -59,8 +59,15 @@ class PeerLink:
             return False
 
     def disconnect(self, now: float) -> None:
-        """Take the permission back, and let the VMM take the stream down. Raises `CallRefused`."""
+        """Take the permission back, and let the VMM take the stream down. Raises `CallRefused`, `PeerViolation`.
+
+        An interface that was not released may go on writing to the other: stop using both.
+        """
         revoke = TdgP2pRevoke(function_id=self._one.function_id, peer_function_id=self._other.function_id)
         self._tvm.tdcall(revoke, self._tvm.tsm.tdg_p2p_revoke)
         unbind = TdcmP2pUnbind(function_id=self._one.function_id, peer_function_id=self._other.function_id)
         self._tvm.ask(unbind, self._tvm.vmm.tdcm_p2p_unbind, now)
+        if self.info().ends:
+            raise PeerViolation(
+                "the VMM says that the peers are released, the TSM that they may not be", "TDG.P2P.READ"
+            )

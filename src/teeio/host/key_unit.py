@@ -7,10 +7,11 @@ port transmits with.
 
 from __future__ import annotations
 
+from teeio.abi.operands import NO_OPTIONS, StreamOptions
 from teeio.ide_km.messages import Direction, KeySet, KeySlot, key_slots
 from teeio.pcie import ide as pcie_ide
 from teeio.pcie.address import AddressRange, Bdf
-from teeio.pcie.capabilities.ide import StreamBlock
+from teeio.pcie.capabilities.ide import IdeCapability, StreamBlock
 from teeio.pcie.ide_key import FIRST_INVOCATION
 from teeio.pcie.ide_port import ProgramResult
 from teeio.pcie.ports import RootPort
@@ -53,8 +54,17 @@ class KeyUnit:
         capability = self._port.ide.capability
         return capability is not None and offset < capability.base + capability.size and capability.base < offset + size
 
-    def claim(self, stream_id: int, requesters: range, memory: AddressRange) -> bool:
-        """Write a free block's associations, not enabled; False if none is free or the Stream ID is in use."""
+    def lacks(self, options: StreamOptions) -> list[str]:
+        """List what the root port does not support of what these options need."""
+        capability = self._port.ide.capability
+        if capability is None:
+            return options.features
+        return [name for name in options.features if not capability.get(IdeCapability.CAPABILITY, name)]
+
+    def claim(
+        self, stream_id: int, requesters: range, memory: AddressRange, options: StreamOptions = NO_OPTIONS
+    ) -> bool:
+        """Write a free block's registers, not enabled; False if none is free or the Stream ID is in use."""
         capability = self._port.ide.capability
         used = [block.index for block in self._claimed.values()]
         free = [b for b in capability.streams if b.addresses and b.index not in used] if capability else []
@@ -69,7 +79,7 @@ class KeyUnit:
         _write(block, second, limit=limit >> 32)
         _write(block, third, base=memory.start >> 32)
         _write(block, first, valid=1, base=memory.start >> 20 & 0xFFF, limit=limit >> 20 & 0xFFF)
-        _write(block, block.control, stream_id=stream_id)
+        _write(block, block.control, stream_id=stream_id, **options.control)
         self._claimed[stream_id] = block
         return True
 

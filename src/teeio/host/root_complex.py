@@ -192,17 +192,19 @@ class RootComplex:
         name: str = "root port",
         rules: LinkRules = CLOSED,
         flit_mode: bool = False,
+        pcrc: bool = True,
+        aggregation: bool = True,
     ) -> RootPort:
         """Add a root port whose requests from below go through that IOMMU, with `streams` Selective IDE streams.
 
-        `flit_mode` says whether it supports Flit Mode.
+        `flit_mode`, `pcrc` and `aggregation` say whether it supports them.
         """
         if iommu_id not in self.iommus:
             raise Misuse(f"there is no IOMMU {iommu_id}", remedy=f"use one of {sorted(self.iommus)}")
         config = ConfigSpace(
             Type1Header(ROOT_PORT_VENDOR, ROOT_PORT_DEVICE),
             [ExpressCapability(PortType.ROOT_PORT, flit_mode=flit_mode)],
-            [AerCapability(), IdeCapability(selective=streams, address_blocks=1)],
+            [AerCapability(), IdeCapability(streams, 1, pcrc=pcrc, aggregation=aggregation)],
         )
         ingress = Ingress(
             self.iommus[iommu_id],

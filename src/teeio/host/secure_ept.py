@@ -198,10 +198,10 @@ class SecureEpt:
         """Take note that the device TLB `name` holds and makes no translation of this table any more."""
         self._caches.pop(name, None)
 
-    def invalidated(self, name: str) -> None:
-        """Take note that the device TLB `name` holds no translation from before this epoch."""
+    def invalidated(self, name: str, epoch: int) -> None:
+        """Take note that the device TLB `name` holds no translation from before `epoch`, when its invalidation was asked for."""
         if name in self._caches:
-            self._caches[name] = self.epoch
+            self._caches[name] = max(self._caches[name], epoch)
 
     # -- looking ----------------------------------------------------------------------------------------------------
 

@@ -38,6 +38,7 @@ from teeio.pcie.flit_types import (
 )
 from teeio.pcie.tlp import Tlp, TlpType
 from teeio.pcie.tlp_headers import (
+    PASID_PREFIX,
     Common,
     MemoryHeader,
     MessageCode,
@@ -46,7 +47,7 @@ from teeio.pcie.tlp_headers import (
 from teeio.pcie.translation import NO_WRITE, AddressType
 
 _WITH_PASID = (OhcA.MEMORY, OhcA.MESSAGE)
-_TPH_PREFIX, _PASID_PREFIX = 0x90, 0x91
+_TPH_PREFIX = 0x90
 _ALL = 0xF
 
 
@@ -84,7 +85,7 @@ def _prefixes(tlp: Tlp) -> tuple[PasidPrefix | None, bytes]:
     pasid, words = None, b""
     for at in range(0, len(tlp.prefixes), DW):
         prefix = tlp.prefixes[at : at + DW]
-        if prefix[0] == _PASID_PREFIX and pasid is None and family(tlp.type) in _WITH_PASID:
+        if prefix[0] == PASID_PREFIX and pasid is None and family(tlp.type) in _WITH_PASID:
             pasid = PasidPrefix.decode(prefix)
         elif prefix[0] in VENDOR_PREFIXES:
             words += bytes((E_PREFIX << 4 | prefix[0] & 0xF,)) + prefix[1:]

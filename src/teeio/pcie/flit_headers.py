@@ -149,4 +149,4 @@ class OhcC(Record):
     _reserved: None = reserved_bits(1)
     segment_valid: int = bits(1, "RSV: the Requester Segment means something; 0 on completions", default=0)
     sub_stream: int = bits(3, "0 PR, 1 NPR, 2 CPL, 7 no IDE TLP")
-    _high: None = reserved_bits(1)
+    escorted: int = bits(1, "An IDE Escort went right before (UNCONFIRMED place); reserved on Posted", default=0)

@@ -15,10 +15,10 @@ from teeio.pcie.flit_encoding import encode_head
 from teeio.pcie.flit_headers import OhcC
 from teeio.pcie.flit_types import Trailer
 from teeio.pcie.ide import Stream
-from teeio.pcie.ide_frame import PR, Shape, cutting
+from teeio.pcie.ide_frame import NO_UNITS, Shape, check_sub_stream, cutting
 from teeio.pcie.ide_key import IdeCheckFailed
-from teeio.pcie.ide_tlp import K_FLAG, M_FLAG, P_FLAG, SUB_STREAM_SHIFT, T_FLAG, message_code
-from teeio.pcie.tlp import MessageCode, Tlp
+from teeio.pcie.ide_tlp import ESCORTED_FLAG, K_FLAG, M_FLAG, P_FLAG, SUB_STREAM_SHIFT, T_FLAG, message_code
+from teeio.pcie.tlp import Tlp
 
 _TRAILERS = {0: Trailer.NONE, M_FLAG: Trailer.MAC, M_FLAG | P_FLAG: Trailer.PCRC_AND_MAC}
 """What follows the payload, by the M and P bits that a prefix would have."""
@@ -46,7 +46,8 @@ class FlitStream(Stream):
             segment_valid=int(named),
             pr_sent_counter=sent,
             stream_id=self.settings.stream_id,
-            sub_stream=flags >> SUB_STREAM_SHIFT,
+            sub_stream=flags >> SUB_STREAM_SHIFT & 7,
+            escorted=int(flags & ESCORTED_FLAG > 0),
             k=int(flags & K_FLAG > 0),
             t=int(flags & T_FLAG > 0),
         ).encode()
@@ -66,19 +67,20 @@ class FlitStream(Stream):
 
     def _shape(self, taken: Taken, tlp: Tlp, at: int, flags: int) -> Shape:
         sub_stream, with_pcrc = flags >> SUB_STREAM_SHIFT & 7, taken.trailer is Trailer.PCRC_AND_MAC
-        code, proper = message_code(tlp), self._classes[taken.row.first_byte]
-        if proper != sub_stream and not (self.settings.escorts and code == MessageCode.IDE_ESCORT and proper == PR):
-            raise IdeCheckFailed("the TLP type may not travel on this sub-stream", "PCIe Base 6.33.4")
+        check_sub_stream(self.settings, taken.row.first_byte, sub_stream)
         if with_pcrc and not self.settings.pcrc:
             raise IdeCheckFailed("there is a PCRC, although PCRC is off", "PCIe Base 6.33.5")
         last = taken.trailer is not Trailer.NONE
+        if not last and not self.settings.takes_units:
+            raise IdeCheckFailed(NO_UNITS, "PCIe Base 6.33.6")
         return FlitShape(
             sub_stream=sub_stream,
             key_set=int(flags & K_FLAG > 0),
             t_bit=flags & T_FLAG > 0,
             last=last,
             pcrc=with_pcrc,
-            message=code is not None and not taken.payload,
+            message=message_code(tlp) is not None and not taken.payload,
+            escorted=self.settings.escorts and flags & ESCORTED_FLAG > 0,
             header=0,
             counter=at + 1,
             split=cutting(taken.head, taken.payload, last, with_pcrc),

@@ -23,12 +23,14 @@ from teeio.pcie.ide_frame import (
 from teeio.pcie.ide_inbound import MAX_UNIT, MAX_UNIT_PAYLOAD, Inbound, Part
 from teeio.pcie.ide_key import IdeCheckFailed, KeySlot, SlotState, associated_data, pcrc
 from teeio.pcie.ide_tlp import (
+    ESCORTED_FLAG,
     K_FLAG,
     M_FLAG,
     P_FLAG,
     PREFIX_SIZE,
     PREFIX_TYPE,
     SUB_STREAM_SHIFT,
+    escorted_sub_stream,
     ide_escort,
     ide_sync,
     sync_counters,
@@ -56,6 +58,9 @@ class Direction(IntEnum):
     TX = 1
 
 
+_OWED = -1
+"""Of a sub-stream: its next TLP needs an IDE Escort, which has not gone yet."""
+
 _UNSET = StreamSettings(stream_id=0)
 
 
@@ -82,6 +87,7 @@ class Stream:
         self._tx_set = KeySet.K0
         self._tx_flags = [0, 0, 0]
         self._sent = [0, 0]
+        self._escorts = [0, 0]
         self._posted = 0
         for inbound in self._inbound:
             inbound.clear()
@@ -234,13 +240,18 @@ class Stream:
             return sub_stream, self._tx_flags[0] | t_bit, 0
         if sub_stream == FORBIDDEN:
             raise Misuse(f"a {tlp.type.name} may not travel on a Selective stream")
+        escorted = self._escorts[sub_stream - 1]
+        if escorted:
+            if escorted == _OWED:
+                raise Misuse("an IDE Escort must go first", remedy="send seal_escort() when owes_escort() says so")
+            self._escorts[sub_stream - 1] = 0
         value = sent[sub_stream - 1]
         sent[sub_stream - 1] = 0
-        return sub_stream, self._tx_flags[sub_stream] | t_bit, value
+        return sub_stream, self._tx_flags[sub_stream] | t_bit | escorted, value
 
     @property
     def sync_due(self) -> bool:
-        """Whether an IDE Sync, or on a stream that has them the escorts, must go out now."""
+        """Whether an IDE Sync must go out now."""
         return self._sent[0] >= SYNC_AT or self._sent[1] >= SYNC_AT
 
     def seal_sync(self, requester_id: int, destination: int | None, traffic_class: int = 0) -> bytes:
@@ -248,16 +259,25 @@ class Stream:
         npr, cpl = self._sent
         frame = self.seal(ide_sync(requester_id, destination, npr + 1, cpl + 1, traffic_class))
         self._sent = [0, 0]
+        if self.settings.escorts:
+            self._owe_escorts()
         return frame
 
-    def seal_escorts(self, requester_id: int, destination: int | None, traffic_class: int = 0) -> list[bytes]:
-        """Protect one IDE Escort for NPR and one for CPL; each takes its counter along as a TLP of its sub-stream would."""
-        tlp, frames = ide_escort(requester_id, destination, traffic_class), []
-        for sub_stream in (SubStream.NPR, SubStream.CPL):
-            sent, self._sent[sub_stream - 1] = self._sent[sub_stream - 1], 0
-            associated = self._associated(tlp, sent, self._tx_flags[sub_stream] | M_FLAG)
-            frames.append(associated + self._tx[sub_stream].seal(b"", associated))
-        return frames
+    def _owe_escorts(self) -> None:
+        """Note that the counters start anew, so that the next NPR and the next CPL say too little of what is before them."""
+        self._escorts = [_OWED, _OWED]
+
+    def owes_escort(self, tlp: Tlp) -> bool:
+        """Tell whether an IDE Escort must go right before this TLP."""
+        return _OWED in self._escorts and tlp.sub_stream != PR and self._escorts[tlp.sub_stream - 1] == _OWED
+
+    def seal_escort(
+        self, requester_id: int, destination: int | None, sub_stream: SubStream, traffic_class: int = 0
+    ) -> bytes:
+        """Protect the IDE Escort that goes right before the next TLP of a sub-stream, NPR or CPL; that TLP says so."""
+        frame = self.seal(ide_escort(requester_id, destination, sub_stream, traffic_class))
+        self._escorts[sub_stream - 1] = ESCORTED_FLAG
+        return frame
 
     # -- the receiver
 
@@ -289,6 +309,8 @@ class Stream:
                 self._posted += 1
             else:
                 inbound.rely(frame[shape.counter], self._posted)
+                if shape.escorted:
+                    inbound.claim_escort()
             if inbound.pending or not shape.last:
                 return self._gathered(inbound, (shape, associated, ciphertext), mac)
             payload = inbound.slot.open(ciphertext, mac, associated)
@@ -296,7 +318,7 @@ class Stream:
                 payload = without_pcrc(payload, shape.pcrc)
             found = self._opened(shape, associated, payload)
             if shape.message:
-                self._heed(found[0], shape)
+                self._heed(found[0])
             return [found]
         except WrongLength:
             self.fail()
@@ -330,20 +352,18 @@ class Stream:
             found.append(self._opened(shape, associated, payload[at : at + len(ciphertext)]))
             at += len(ciphertext)
             if shape.message:
-                self._heed(found[-1][0], shape)
+                self._heed(found[-1][0])
         return found
 
-    def _heed(self, tlp: Tlp, shape: Shape) -> None:
-        """Take the counters of an IDE Sync off those received; of messages only an escort may travel as NPR or CPL.
+    def _heed(self, tlp: Tlp) -> None:
+        """Take the counters of an IDE Sync off those received, and count IDE Escorts.
 
-        A Sync lets TLPs pass Posted ones unseen: while it is held back, those after it rely on less than was sent.
+        A Sync alone lets TLPs pass Posted ones unseen: while it is held back, those after it rely on less than was sent.
         """
         code = tlp.header[7]
-        if shape.sub_stream != PR and code != MessageCode.IDE_ESCORT:
-            raise IdeCheckFailed("the TLP type may not travel on this sub-stream", "PCIe Base 6.33.4")
+        if code == MessageCode.IDE_ESCORT and escorted_sub_stream(tlp) in (SubStream.NPR, SubStream.CPL):
+            self._inbound[escorted_sub_stream(tlp)].escorts += 1
         if code != MessageCode.IDE_SYNC:
             return
-        if self.settings.escorts:
-            raise IdeCheckFailed("an IDE Sync on a stream that has escorts", "IDE TLP Reordering Enhancement")
         for inbound, carried in zip(self._inbound[1:], sync_counters(tlp), strict=True):
             inbound.rely(carried, self._posted, "IDE Sync counts Posted TLPs that did not come")

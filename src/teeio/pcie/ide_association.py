@@ -46,7 +46,9 @@ class BoundStream:
         self.configuration, self.traffic_class = bool(block.field("configuration")), block.field("traffic_class")
         aggregation = counts[0], counts[1], counts[2]
         pcrc, stream_id = bool(block.field("pcrc")), block.field("stream_id")
-        self.stream.enable(StreamSettings(stream_id, block.selective, pcrc, aggregation, rules.escorts))
+        self.stream.enable(
+            StreamSettings(stream_id, block.selective, pcrc, aggregation, rules.escorts, block.takes_units)
+        )
         return not ((block.selective and self.rids is None) or block.field("algorithm"))
 
     def takes(self, t_bit: bool) -> bool:

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from teeio.errors import DecodeError
 from teeio.pcie.ide_key import MAC_SIZE, PCRC_SIZE, IdeCheckFailed, PcrcCheckFailed, pcrc
-from teeio.pcie.ide_tlp import K_FLAG, M_FLAG, P_FLAG, PREFIX_SIZE, SUB_STREAM_SHIFT, T_FLAG
+from teeio.pcie.ide_tlp import ESCORTED_FLAG, K_FLAG, M_FLAG, P_FLAG, PREFIX_SIZE, SUB_STREAM_SHIFT, T_FLAG
 from teeio.pcie.tlp import TYPES, SubStream, Tlp, header_sizes
 
 
@@ -17,7 +17,7 @@ from teeio.pcie.tlp import TYPES, SubStream, Tlp, header_sizes
 class StreamSettings:
     """What a port samples from the stream's control register when it is enabled, and the rules of its link.
 
-    `aggregation` is the largest unit that is sent, in TLPs, by sub-stream.
+    `aggregation` is the largest unit that is sent, in TLPs, by sub-stream; `takes_units` says whether any may come.
     """
 
     stream_id: int
@@ -25,6 +25,7 @@ class StreamSettings:
     pcrc: bool = False
     aggregation: tuple[int, int, int] = (1, 1, 1)
     escorts: bool = False
+    takes_units: bool = True
 
     @property
     def classes(self) -> bytes:
@@ -32,6 +33,7 @@ class StreamSettings:
         return _SELECTIVE_CLASSES if self.selective else _LINK_CLASSES
 
 
+NO_UNITS = "a TLP without a MAC, at a port that does not support aggregation"
 PR = int(SubStream.PR)
 FORBIDDEN = 0xFF
 
@@ -59,8 +61,9 @@ FRONT = slice(3, 8)
 class Shape:
     """What flags, prefixes and the first DW of the header say about a frame: all that is the same in most TLPs of a stream.
 
-    `last` is the M bit, `pcrc` the P bit. `split` cuts a frame into its part of A, ciphertext with PCRC, and MAC, and raises
-    `WrongLength` if it has another length; the header begins at `header` in A, the PR_Sent_Counter is at `counter`.
+    `last` is the M bit, `pcrc` the P bit, `escorted` whether an IDE Escort must have come before. `split` cuts a frame into its
+    part of A, ciphertext with PCRC, and MAC, and raises `WrongLength` if it has another length; the header begins at `header`
+    in A, the PR_Sent_Counter is at `counter`.
     """
 
     sub_stream: int
@@ -69,6 +72,7 @@ class Shape:
     last: bool
     pcrc: bool
     message: bool
+    escorted: bool
     header: int
     counter: int
     split: Callable[[bytes], tuple[bytes, bytes, bytes]]
@@ -87,10 +91,10 @@ def shape_of(frame: bytes, settings: StreamSettings) -> Shape:
         size, length = header_sizes(frame, at)
     except DecodeError as error:
         raise IdeCheckFailed(str(error), "PCIe Base 6.33.5") from None
-    sub_stream, message = flags >> SUB_STREAM_SHIFT & 7, is_message(frame[at])
-    proper = settings.classes[frame[at]]
-    if proper != sub_stream and not (settings.escorts and message and proper == PR):
-        raise IdeCheckFailed("the TLP type may not travel on this sub-stream", "PCIe Base 6.33.4")
+    sub_stream = flags >> SUB_STREAM_SHIFT & 7
+    check_sub_stream(settings, frame[at], sub_stream)
+    if not last and not settings.takes_units:
+        raise IdeCheckFailed(NO_UNITS, "PCIe Base 6.33.6")
     if with_pcrc and not (last and settings.pcrc):
         raise IdeCheckFailed("P is set without M, or although PCRC is off", "PCIe Base 6.33.5")
     return Shape(
@@ -99,11 +103,18 @@ def shape_of(frame: bytes, settings: StreamSettings) -> Shape:
         t_bit=flags & T_FLAG != 0,
         last=last,
         pcrc=with_pcrc,
-        message=message,
+        message=is_message(frame[at]),
+        escorted=settings.escorts and flags & ESCORTED_FLAG != 0,
         header=at,
         counter=_COUNTER_AT,
         split=cutting(at + size, length, last, with_pcrc),
     )
+
+
+def check_sub_stream(settings: StreamSettings, first_byte: int, sub_stream: int) -> None:
+    """Refuse a TLP on a sub-stream that is not its class's, reserved ones included. Raises `IdeCheckFailed`."""
+    if settings.classes[first_byte] != sub_stream:
+        raise IdeCheckFailed("the TLP type may not travel on this sub-stream", "PCIe Base 6.33.4")
 
 
 @lru_cache(maxsize=1024)

@@ -21,10 +21,10 @@ class Inbound:
     """The receiving side of one sub-stream.
 
     `slot` is that of the key set in use, `pending` the TLPs of a unit whose MAC has not come, `relied` the number of Posted
-    TLPs that this sub-stream's TLPs, and Syncs, have said were sent before them.
+    TLPs that this sub-stream's TLPs, and Syncs, have said were sent before them, `escorts` that of IDE Escorts whose TLP has not come.
     """
 
-    __slots__ = ("_slots", "key_set", "pending", "relied", "slot")
+    __slots__ = ("_slots", "escorts", "key_set", "pending", "relied", "slot")
 
     def __init__(self, slots: Sequence[KeySlot]) -> None:
         self._slots = slots
@@ -36,6 +36,7 @@ class Inbound:
         self.slot = self._slots[key_set or 0]
         self.pending: list[Part] = []
         self.relied = 0
+        self.escorts = 0
 
     def follow(self, key_set: int) -> None:
         """Accept a change of the K bit: only on the first TLP of a unit, to a ready set (PCIe Base 6.33.3)."""
@@ -60,6 +61,12 @@ class Inbound:
         self.relied += carried
         if self.relied > posted:
             raise IdeCheckFailed(otherwise, "PCIe Base 6.33.7")
+
+    def claim_escort(self) -> None:
+        """Take one of the IDE Escorts that came, for a TLP that went right after it. Raises `IdeCheckFailed`."""
+        if not self.escorts:
+            raise IdeCheckFailed("a TLP came without its IDE Escort", "IDE TLP Reordering Enhancement")
+        self.escorts -= 1
 
     def gather(self, part: Part) -> list[Part]:
         """Take a TLP of a unit of several; give all of them when the last has come (PCIe Base 6.33.6)."""

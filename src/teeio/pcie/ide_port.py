@@ -24,7 +24,7 @@ from teeio.pcie.ide_vocabulary import InsecureCause, ProgramResult
 from teeio.pcie.link_mode import NON_FLIT, LinkMode
 from teeio.pcie.link_rules import CLOSED, LinkRules
 from teeio.pcie.registers import Register
-from teeio.pcie.tlp import MessageCode, Tlp, TlpType
+from teeio.pcie.tlp import MessageCode, SubStream, Tlp, TlpType
 
 __all__ = ["IdePort", "InsecureCause", "ProgramResult", "Received"]
 
@@ -225,7 +225,10 @@ class IdePort(KeyedStreams):
             what = f"{tlps[0].type.value.label} with T={int(t_bit)} and no stream for it"
             self._observer(Refused(self.name, what, "T=1 needs a Secure IDE stream"))
             return False
-        broken = _END_TO_END if t_bit and not bound.block.selective else "" if bound.stream.secure else _INSECURE
+        broken = _broken(bound, t_bit)
+        if not broken and bound.stream.owes_escort(tlps[0]):
+            self._escort(bound, tlps[0].sub_stream)
+            broken = _broken(bound, t_bit)
         if broken:
             self._observer(Refused(self.name, f"{tlps[0].type.value.label} on IDE stream {bound.id}", broken))
             return False
@@ -262,12 +265,20 @@ class IdePort(KeyedStreams):
             size += 1
         return size
 
+    def _escort(self, bound: BoundStream, sub_stream: SubStream) -> None:
+        """Send the IDE Escort of the next TLP of a sub-stream; where it fails, here or at the partner, the stream is Insecure."""
+        try:
+            self._emit(bound.stream.seal_escort(*self._whose(bound), sub_stream, bound.traffic_class))
+        except IdeCheckFailed as error:
+            self._insecure(bound, InsecureCause.CHECK_FAILED, str(error))
+
     def _synchronize(self, bound: BoundStream) -> None:
         """Tell the partner how many Posted TLPs went, before the counters are full."""
-        stream = bound.stream
-        whose = self._requester_id(), bound.rids.start if bound.rids else None, bound.traffic_class
-        for frame in stream.seal_escorts(*whose) if stream.settings.escorts else [stream.seal_sync(*whose)]:
-            self._emit(frame)
+        self._emit(bound.stream.seal_sync(*self._whose(bound), bound.traffic_class))
+
+    def _whose(self, bound: BoundStream) -> tuple[int, int | None]:
+        """Give sender and destination of the messages of a stream's own."""
+        return self._requester_id(), bound.rids.start if bound.rids else None
 
     def transmit_plain(self, tlp: Tlp) -> bool:
         """Send a TLP without IDE whatever the associations say: a completion to a request that came without."""
@@ -286,7 +297,7 @@ class IdePort(KeyedStreams):
                 return [] if consumed else [Received(tlp)]
             return list(self._receive(frame, stream_id))
         except DecodeError as error:
-            self._record(Uncorrectable.MALFORMED_TLP, frame[:16], str(error))
+            self._record(Uncorrectable.MALFORMED_TLP, self.mode.logged(frame), str(error))
             return []
 
     def _receive(self, frame: bytes, stream_id: int) -> Iterator[Received]:
@@ -345,3 +356,10 @@ class IdePort(KeyedStreams):
         if not bound.block.selective or (bound.default and not self._checks_all_rids):
             return True
         return int.from_bytes(tlp.header[4:6], "big") in (bound.rids or range(0))
+
+
+def _broken(bound: BoundStream, t_bit: bool) -> str:
+    """Give the rule by which a stream cannot carry a TLP now, nothing if it can."""
+    if t_bit and not bound.block.selective:
+        return _END_TO_END
+    return "" if bound.stream.secure else _INSECURE

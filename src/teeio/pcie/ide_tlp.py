@@ -1,4 +1,4 @@
-"""What IDE adds to TLPs: the Non-Flit Mode prefix, the messages IDE Sync and IDE Fail (PCIe Base 2.2.10, 6.33.7)."""
+"""What IDE adds to TLPs: the Non-Flit Mode prefix, the messages IDE Sync, IDE Escort and IDE Fail (PCIe Base 2.2.10, 6.33.7)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class IdePrefix(Record):
     m: int = bits(1, "A MAC follows: last TLP of its unit", default=1)
     p: int = bits(1, "A PCRC follows", default=0)
     sub_stream: int = bits(3, "0 PR, 1 NPR, 2 CPL")
-    _reserved: int = bits(1, "Reserved", default=0)
+    escorted: int = bits(1, "An IDE Escort went right before (UNCONFIRMED place); reserved on Posted", default=0)
 
 
 def _flag(name: str) -> int:
@@ -33,6 +33,7 @@ def _flag(name: str) -> int:
 
 
 T_FLAG, K_FLAG, M_FLAG, P_FLAG = (_flag(name) for name in "tkmp")
+ESCORTED_FLAG = _flag("escorted")
 SUB_STREAM_SHIFT = _flag("sub_stream").bit_length() - 1
 
 
@@ -74,15 +75,22 @@ def ide_fail(requester_id: int, destination: int | None, stream_id: int, traffic
     return _message(MessageCode.IDE_FAIL, requester_id, destination, body, traffic_class)
 
 
-def ide_escort(requester_id: int, destination: int | None, traffic_class: int = 0) -> Tlp:
-    """Build an IDE Escort, which travels on the sub-stream NPR or CPL and carries its PR_Sent_Counter in the prefix.
+def ide_escort(requester_id: int, destination: int | None, sub_stream: int, traffic_class: int = 0) -> Tlp:
+    """Build an IDE Escort, a Posted message that announces the next TLP of `sub_stream`, NPR or CPL.
 
-    UNCONFIRMED, all of it: that the draft ECN "IDE TLP Reordering Enhancement" brings an "IDE Escort" is public, its form
-    is not. Here it is a message with nothing but its destination, of a code of this model's own. What matters is that the sub-stream's
-    own order puts it before the next TLP that relies on the count which it takes away.
+    What it does is public in Intel's formal model of the draft ECN "IDE TLP Reordering Enhancement": after an IDE Sync the
+    next NPR, and the next CPL, has an escort right before it, and says so; the receiver counts the escorts of each
+    sub-stream, and a TLP that says so without one fails. UNCONFIRMED is how it looks: the message code, the sub-stream in bits 1:0 of
+    byte 6, and that bit 7 of prefix byte 3, or of OHC-C byte 3, is what says so.
     """
+    routing = Routing.LOCAL if destination is None else Routing.BY_ID
     body = (destination or 0).to_bytes(2, "big") + bytes(6)
-    return _message(MessageCode.IDE_ESCORT, requester_id, destination, body, traffic_class)
+    return message(requester_id, MessageCode.IDE_ESCORT, routing, body, tag=sub_stream, traffic_class=traffic_class)
+
+
+def escorted_sub_stream(tlp: Tlp) -> int:
+    """Give the sub-stream whose next TLP an IDE Escort announces."""
+    return tlp.header[6] & 3
 
 
 def is_ide(frame: bytes) -> bool:

@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple
 from teeio.errors import DecodeError
 from teeio.pcie.ide import Stream
 from teeio.pcie.ide_tlp import K_FLAG, M_FLAG, PREFIX_SIZE, SUB_STREAM_SHIFT, T_FLAG, is_ide
-from teeio.pcie.tlp import TYPES, Tlp, TlpType
+from teeio.pcie.tlp import MAX_PREFIXES, TYPES, Tlp, TlpType
 
 
 class IdeFields(NamedTuple):
@@ -62,7 +62,7 @@ class LinkMode(ABC):
 
     @abstractmethod
     def logged(self, frame: bytes) -> bytes:
-        """Give what an error register logs of a frame: the header, without IDE prefix."""
+        """Give what an error register logs of a frame: the header, without prefixes."""
 
     @abstractmethod
     def header_of(self, tlp: Tlp) -> bytes:
@@ -88,8 +88,8 @@ class NonFlitMode(LinkMode):
         return Tlp.decode(frame)
 
     def carries(self, tlp: Tlp) -> bool:
-        """Tell whether a TLP can travel in this mode: all can."""
-        return True
+        """Tell whether a TLP can travel in this mode: it has no more prefixes than a TLP may have; OHC-E may bring one more."""
+        return len(tlp.prefixes) <= PREFIX_SIZE * MAX_PREFIXES
 
     def heading(self, frame: bytes) -> Tlp:
         """Read what of an IDE TLP is in the clear. Raises `DecodeError`."""
@@ -115,14 +115,12 @@ class NonFlitMode(LinkMode):
 
     def type_of(self, frame: bytes) -> TlpType | None:
         """Say what TLP a frame is, behind all its prefixes."""
-        at = 0
-        while at + PREFIX_SIZE < len(frame) and frame[at] & 0xF0 == 0x90:
-            at += PREFIX_SIZE
+        at = _header_at(frame)
         return TYPES.get(frame[at]) if at < len(frame) else None
 
     def logged(self, frame: bytes) -> bytes:
         """Give the header, or as much of it as there is."""
-        at = PREFIX_SIZE if is_ide(frame) else 0
+        at = _header_at(frame)
         return frame[at : at + 16]
 
     def header_of(self, tlp: Tlp) -> bytes:
@@ -132,6 +130,14 @@ class NonFlitMode(LinkMode):
     def stream(self, keys: Stream) -> Stream:
         """Give a stream of Non-Flit Mode."""
         return keys if type(keys) is Stream else Stream(keys)
+
+
+def _header_at(frame: bytes) -> int:
+    """Give where the header begins: behind all End-End prefixes."""
+    at = 0
+    while at + PREFIX_SIZE < len(frame) and frame[at] & 0xF0 == 0x90:
+        at += PREFIX_SIZE
+    return at
 
 
 NON_FLIT = NonFlitMode()

@@ -14,7 +14,7 @@ class LinkRules:
     """Which of the rules hold; False is the behaviour as published."""
 
     escorts: bool = True
-    """IDE Escorts instead of IDE Sync, so that no TLP can pass Posted TLPs unseen (CVE-2025-9612). The form of an escort
+    """IDE Escorts after each IDE Sync, so that no TLP can pass Posted TLPs unseen (CVE-2025-9612). The form of an escort
     is UNCONFIRMED: `ide_tlp.ide_escort`."""
 
     quarantines_tags: bool = True

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from teeio.pcie.tlp import Tlp
-from teeio.pcie.tlp_headers import PasidPrefix
+from teeio.pcie.tlp_headers import PASID_PREFIX, PasidPrefix
 
 PREFIX_SIZE = 4
-PREFIX_TYPE = 0x91
 
 
 def pasid_of(tlp: Tlp) -> int | None:
     """Give the PASID of a TLP, None if it carries none."""
     for at in range(0, len(tlp.prefixes), PREFIX_SIZE):
-        if tlp.prefixes[at] == PREFIX_TYPE:
+        if tlp.prefixes[at] == PASID_PREFIX:
             return PasidPrefix.decode(tlp.prefixes[at : at + PREFIX_SIZE]).pasid
     return None

@@ -143,7 +143,7 @@ class Switch:
                 for received in ingress.ide.receive(frame):
                     self._forward(ingress, received.tlp, received.t_bit, linked=True)
         except DecodeError as error:
-            ingress.note(Uncorrectable.MALFORMED_TLP, str(error), frame[:16])
+            ingress.note(Uncorrectable.MALFORMED_TLP, str(error), ingress.mode.logged(frame))
 
     def _flow_through(self, ingress: SwitchPort, frame: bytes, stream_id: int) -> None:
         """Pass a Selective IDE TLP on as it is, which it cannot be where the other link is in another mode."""

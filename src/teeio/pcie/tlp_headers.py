@@ -150,6 +150,10 @@ class MessageHeader(Record):
     body: bytes = blob(8, "Bytes 8 to 15, by message; routing by ID puts the destination in the first two")
 
 
+PASID_PREFIX = 0x91
+"""Byte 0 of a PASID prefix."""
+
+
 @record
 class PasidPrefix(Record):
     """The PASID prefix (PCIe Base 6.20.2)."""
@@ -158,4 +162,4 @@ class PasidPrefix(Record):
     _reserved: None = reserved_bits(2)
     execute: int = bits(1, "Execute Requested", default=0)
     privileged: int = bits(1, "Privileged Mode Requested", default=0)
-    type: int = bits(8, "End-End prefix, PASID", default=0x91)
+    type: int = bits(8, "End-End prefix, PASID", default=PASID_PREFIX)

@@ -182,7 +182,8 @@ class Requester:
         """Let `send` send a request of `size` bytes at `address` under a fresh tag, give what its completions bring.
 
         Completions come in while `send` runs. What has not come then will not come: the request has timed out. If
-        `send` could not send, the reply is Unsupported Request; without a free tag it is `NO_TAG`. With `needs_t` a completion without T is UNPROTECTED.
+        `send` could not send, the reply is Unsupported Request; without a free tag it is `NO_TAG`.
+        With `needs_t` a completion without T is UNPROTECTED.
         """
         tag = self._fresh(requester_id)
         if tag is None:

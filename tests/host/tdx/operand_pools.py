@@ -18,6 +18,7 @@ from teeio.abi.operands import (
     LockParameters,
     PageLevel,
     SpdmOperation,
+    StreamOptions,
 )
 from teeio.abi.tdcalls import NO_BIND_SESSION
 from teeio.host.dmar_tables import offered, qwords
@@ -138,6 +139,12 @@ POOLS: dict[str, list[Any]] = {
     "stream_id": [1, 1, 2, 256],
     "response": [None, b"", b"nonsense" * 4],
     "lock": [None, LockParameters(1), LockParameters(2), LockParameters(1, 1 << 64)],
+    "options": [
+        StreamOptions(),
+        StreamOptions(True, (3, 2, 1)),
+        StreamOptions(False, (4, 0, 0)),
+        StreamOptions(False, ()),
+    ],  # type: ignore[arg-type]
     "attributes": [0, 0, 1],
     "tdx_connect": [True, True, False],
     "level": [PageLevel.PAGE_4K, PageLevel.PAGE_4K, PageLevel.PAGE_2M, 9],

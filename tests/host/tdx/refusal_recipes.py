@@ -7,13 +7,25 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
+import pytest
+
 from host.tdx.exchanges import LOCK, bring_to, request
 from host_machine import NOW, Guest, Host
 from large_accelerator import LARGE, LARGE_BAR, LargeAccelerator
+from teeio.abi import CallRefused
 from teeio.abi import device_seamcalls as d
 from teeio.abi import memory_seamcalls as m
 from teeio.abi import tdcalls as g
-from teeio.abi.operands import PAGE_SIZE, DevifOperation, DmarLevel, Invalidation, KmOperation, PageLevel
+from teeio.abi.operands import (
+    PAGE_SIZE,
+    DevifOperation,
+    DmarLevel,
+    Invalidation,
+    KmOperation,
+    PageLevel,
+    StreamOptions,
+)
+from teeio.abi.statuses import Status
 from teeio.errors import Misuse
 from teeio.host.dmar_tables import offered, qwords
 from teeio.pcie.ide_port import InsecureCause
@@ -220,6 +232,20 @@ def streams_without_a_session() -> Host:
     return host
 
 
+def root_ports_that_lack_an_option() -> Host:
+    host = Host(connect=False)
+    for options, root_port in (
+        (StreamOptions(pcrc=True), "pcrc"),
+        (StreamOptions(aggregation=(0, 0, 1)), "aggregation"),
+    ):
+        host = _same_events(host, Host(connect=False, root_port={root_port: False}))
+        with pytest.raises(CallRefused, match=f"the root port does not support {root_port}") as refused:
+            host.vmm.pci_tsm.connect(host.pf, NOW, options)
+        assert refused.value.status is Status.IDE_OPTION_NOT_SUPPORTED
+        assert host.memory.accounting() == host.before
+    return host
+
+
 def devices_that_disagree() -> Host:
     guest = locked()
     lock = guest.info().bind_session_id
@@ -360,6 +386,7 @@ RECIPES: tuple[Callable[[], Host], ...] = (
     keys_that_fail,
     procedures_that_cannot_begin,
     streams_without_a_session,
+    root_ports_that_lack_an_option,
     devices_that_disagree,
     a_narrow_device,
     pages_of_2_mib,

@@ -21,6 +21,7 @@ from teeio.abi.operands import (
     LockParameters,
     PageLevel,
     SpdmOperation,
+    StreamOptions,
 )
 from teeio.abi.statuses import PENDING, Status
 from teeio.host.root_complex import DEVICE_MEMORY
@@ -46,6 +47,9 @@ OPERANDS: dict[Any, st.SearchStrategy[Any]] = {
     SpdmOperation: st.sampled_from(SpdmOperation) | NUMBERS,
     DevifOperation: st.sampled_from(DevifOperation) | NUMBERS,
     LockParameters | None: st.none() | st.builds(LockParameters, NUMBERS, NUMBERS),
+    StreamOptions: st.builds(
+        StreamOptions, st.booleans(), st.lists(st.integers(0, 3) | NUMBERS, max_size=4).map(tuple)
+    ),
     AddressRange: st.builds(AddressRange, NUMBERS, NUMBERS),
     tuple[int, int]: st.tuples(NUMBERS, NUMBERS),
     tuple[int, ...]: st.lists(NUMBERS, max_size=3).map(tuple),

@@ -4,75 +4,14 @@ import itertools
 
 import pytest
 
-from teeio.abi.operands import PAGE_SIZE, DmarLevel, DmarState, Invalidation, InvalidationState, PageLevel
+from host.tdx.tables_machine import RID, TO_TABLES, Machine, refused
+from teeio.abi.operands import PAGE_SIZE, DmarLevel, DmarState, Invalidation, InvalidationState
 from teeio.abi.statuses import Status
-from teeio.crypto.entropy import SeededEntropy
-from teeio.errors import Misuse, Reject
-from teeio.host.dmar_tables import address, offered, qwords, state_of
-from teeio.host.invalidation_queue import QUEUE_SLOTS
-from teeio.host.memory import TSM, PhysicalMemory
-from teeio.host.mmio_metadata import MmioMetadata
-from teeio.host.secure_ept import SecureEpt, SharedEpt
+from teeio.errors import Misuse
+from teeio.host.dmar_tables import address, offered, qwords
+from teeio.host.memory import TSM
 from teeio.host.tdx.trusted_tables import PASID_TRANSITIONS, TRANSITIONS, DmarMove
-from teeio.host.trusted_remapping import SecondStage, TrustedRemapping
-from trusted_dma_bench import TABLE_PAGES, TablesBench, tdr_of
-
-RID = 0x0100
-GPA = 0x10_0000
-K4 = PageLevel.PAGE_4K
-TO_TABLES = (DmarLevel.ROOT, DmarLevel.CONTEXT, DmarLevel.PASID_DIRECTORY)
-
-
-class Machine:
-    """One IOMMU in TDX mode, and a TVM with a private page at GPA."""
-
-    def __init__(self) -> None:
-        self.memory = PhysicalMemory(32 * PAGE_SIZE, SeededEntropy(b"tables"))
-        self.unit = TrustedRemapping("iommu0", self.memory)
-        self.bench = TablesBench(self.unit, self.memory)
-        self.tables = self.bench.tables
-        self.sept = SecureEpt(self.memory, self.memory.create_owner(), tdr_of(1), MmioMetadata(()))
-        self.second = SecondStage(self.sept, SharedEpt())
-        self.private = self.memory.vmm.allocate()
-        self.sept.augment(GPA, self.private, K4)
-        self.sept.accept(GPA, K4)
-
-    def above(self, level: DmarLevel) -> None:
-        """Add the tables above an entry of this level."""
-        for one in TO_TABLES[: DmarLevel.ROOT - level]:
-            self.bench.add(one, RID, self.memory.vmm.allocate())
-
-    def bind(self) -> None:
-        self.bench.lead(RID, self.sept, self.second.shared)
-        self.tables.accept(RID, self.sept.tdr)
-
-    def reaches(self) -> bool:
-        return self.unit.translate(RID, GPA) == (self.private, self.sept.owner)
-
-    def state(self, level: DmarLevel) -> DmarState:
-        return state_of(self.tables.read(level, RID))
-
-    def make(self, move: DmarMove, level: DmarLevel) -> None:
-        if move is DmarMove.ADD:
-            leaf = level is DmarLevel.PASID
-            self.bench.add(level, RID, 0 if leaf else self.memory.vmm.allocate(), self.second if leaf else None)
-        elif move is DmarMove.ACCEPT:
-            self.tables.accept(RID, self.sept.tdr)
-        elif move is DmarMove.BLOCK:
-            self.tables.block(level, RID)
-        else:
-            self.tables.remove(level, RID)
-
-    def image(self) -> object:
-        """Everything that a refused move must leave as it was."""
-        view = self.memory.view(TSM)
-        owners = bytes(self.memory._owners)
-        tables = [view.read(page * PAGE_SIZE, PAGE_SIZE) for page, owner in enumerate(owners) if owner == TSM]
-        return tables, dict(self.unit.second_stages), self.tables.waiting, dict(self.sept._caches)
-
-
-def refused(*statuses: Status) -> pytest.RaisesExc[Reject]:
-    return pytest.RaisesExc(Reject, check=lambda error: error.code in statuses)
+from trusted_dma_bench import TABLE_PAGES, tdr_of
 
 
 def path_to(state: DmarState, level: DmarLevel) -> list[DmarMove]:
@@ -172,79 +111,6 @@ def test_pages_come_back_level_by_level_and_only_after_completion() -> None:
     assert not machine.unit.second_stages
 
 
-def test_the_context_cache_is_emptied_before_a_context_entry_goes() -> None:
-    machine = Machine()
-    machine.bind()
-    assert machine.reaches()
-    machine.bench.take_away(DmarLevel.PASID, RID)
-    machine.bench.take_away(DmarLevel.PASID_DIRECTORY, RID)
-    assert RID in machine.unit.contexts
-    machine.tables.block(DmarLevel.CONTEXT, RID)
-    machine.tables.request(Invalidation.CONTEXT, RID)
-    assert RID in machine.unit.contexts, "queued is not done"
-    machine.tables.process()
-    assert RID not in machine.unit.contexts
-
-
-def test_a_wait_is_complete_only_when_the_head_has_passed_it() -> None:
-    """The PASID entry's three descriptors, one by one: the first two alone do not let it go."""
-    machine = Machine()
-    machine.bind()
-    machine.tables.block(DmarLevel.PASID, RID)
-    machine.tables.request(Invalidation.PASID, RID)
-    for done in range(3):
-        with refused(Status.DMAR_INVALID_INV_STATE):
-            machine.tables.remove(DmarLevel.PASID, RID)
-        assert machine.tables.process(1) == (int(done == 2), 2 - done)
-    machine.tables.remove(DmarLevel.PASID, RID)
-
-
-def test_the_queue_takes_no_more_than_fits() -> None:
-    machine = Machine()
-    machine.bind()
-    fits = (QUEUE_SLOTS - 1) // 2
-    for _ in range(fits):
-        machine.tables.request(Invalidation.IOTLB, machine.sept.tdr, machine.sept.owner)
-    before = machine.image()
-    with refused(Status.IOMMU_QUEUE_FULL):
-        machine.tables.request(Invalidation.IOTLB, machine.sept.tdr, machine.sept.owner)
-    assert machine.image() == before
-    assert machine.tables.process() == (fits, 0)
-
-
-def test_a_page_leaves_only_after_the_iotlb_has_forgotten_it() -> None:
-    machine = Machine()
-    machine.bind()
-    assert machine.reaches()
-    machine.sept.block(GPA, K4)
-    machine.sept.track()
-    assert machine.reaches(), "stale, and still the TVM's own page"
-    for target, owner in ((machine.sept.tdr, None), (tdr_of(9), machine.sept.owner + 1)):
-        with refused(Status.TLB_TRACKING_NOT_DONE):
-            machine.sept.remove(GPA, K4)
-        if owner is not None:
-            machine.bench.flush(Invalidation.IOTLB, target, owner)  # another TVM's
-    machine.tables.request(Invalidation.IOTLB, machine.sept.tdr, machine.sept.owner)
-    with refused(Status.TLB_TRACKING_NOT_DONE):
-        machine.sept.remove(GPA, K4)
-    machine.tables.process()
-    machine.sept.remove(GPA, K4)
-    assert not machine.reaches()
-
-
-def test_the_last_entry_takes_the_iommu_out_of_the_tracking() -> None:
-    machine = Machine()
-    machine.bind()
-    machine.bench.lead(RID + 1, machine.sept, machine.second.shared)
-    machine.sept.block(GPA, K4)
-    machine.sept.track()
-    machine.bench.take_away(DmarLevel.PASID, RID)
-    with refused(Status.TLB_TRACKING_NOT_DONE):
-        machine.sept.remove(GPA, K4)
-    machine.bench.take_away(DmarLevel.PASID, RID + 1)
-    machine.sept.remove(GPA, K4)
-
-
 def test_an_entry_is_accepted_by_the_tvm_that_it_leads_to() -> None:
     machine = Machine()
     machine.bench.lead(RID, machine.sept, machine.second.shared)
@@ -305,44 +171,6 @@ def test_the_vmm_cannot_read_a_table_and_what_it_writes_there_ends_it() -> None:
     with refused(Status.DMAR_TABLE_POISONED):
         machine.tables.take_down()
     assert machine.tables.state(RID) is DmarState.BLOCKED, "what cannot be told is not free"
-
-
-def test_a_queue_that_the_vmm_wrote_into_completes_nothing() -> None:
-    for page in (1, 2):
-        machine = Machine()
-        machine.bind()
-        machine.tables.block(DmarLevel.PASID, RID)
-        machine.tables.request(Invalidation.PASID, RID)
-        machine.memory.vmm.write(machine.bench.pages[page], bytes(8))
-        if page == 1:
-            assert machine.tables.process() == (0, 3)
-        else:
-            with refused(Status.DMAR_TABLE_POISONED):
-                machine.tables.process()
-        with refused(Status.DMAR_TABLE_POISONED):
-            machine.tables.request(Invalidation.IOTLB, machine.sept.tdr, machine.sept.owner)
-        with refused(Status.DMAR_INVALID_INV_STATE):
-            machine.tables.remove(DmarLevel.PASID, RID)
-
-
-def test_a_lost_page_does_not_stop_other_invalidations() -> None:
-    machine = Machine()
-    machine.bind()
-    lost = address(machine.tables.read(DmarLevel.PASID_DIRECTORY, RID))
-    machine.tables.block(DmarLevel.PASID, RID)
-    machine.tables.request(Invalidation.PASID, RID)
-    machine.memory.vmm.write(lost, b"X")
-    machine.bench.flush(Invalidation.IOTLB, machine.sept.tdr, machine.sept.owner)
-    assert machine.tables.waiting == 0
-
-
-def test_only_blocked_entries_are_invalidated() -> None:
-    machine = Machine()
-    machine.bind()
-    for kind in (Invalidation.ROOT, Invalidation.CONTEXT, Invalidation.PASID_DIRECTORY, Invalidation.PASID):
-        with refused(Status.DMAR_INVALID_MAPPING_STATE):
-            machine.tables.request(kind, RID)
-    assert machine.tables.waiting == 0
 
 
 def test_the_states_are_in_the_bits_that_the_published_module_uses() -> None:

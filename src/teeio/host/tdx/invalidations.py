@@ -58,7 +58,8 @@ class Note(Record):
     kind: int = bits(4, "Kind of invalidation", enum=Invalidation, default=Invalidation.IOTLB)
     _reserved: None = reserved_bits(59)
     target: int = u64("Physical address of the entry, or of the TVM's root page", default=0)
-    _upper: None = reserved(16)
+    epoch: int = u64("TLB epoch of the TVM when this was asked for; 0 if it had no entries here", default=0)
+    _upper: None = reserved(8)
 
 
 class Invalidations:
@@ -80,8 +81,10 @@ class Invalidations:
         if self._queue.room < DESCRIPTORS[kind]:
             raise Reject(Status.IOMMU_QUEUE_FULL, f"{self.waiting} descriptors wait: call TDH.IQINV.PROC")
         if kind is Invalidation.IOTLB:
-            descriptors: list[Descriptor] = [IotlbInvalidate(domain_id=domain_id(owner))]
-            self._post(descriptors, Note(tracked=1, kind=kind, target=target))
+            # A TVM without entries may end, and its root page be another's, before this is complete: then it counts for none.
+            second = self._tree.unit.second_stages.get(target)
+            note = Note(tracked=1, kind=kind, target=target, epoch=0 if second is None else second.sept.epoch)
+            self._post([IotlbInvalidate(domain_id=domain_id(owner))], note)
             return
         level = LEVELS[kind]
         found = self._tree.need(level, target)
@@ -122,7 +125,7 @@ class Invalidations:
         if note.kind == Invalidation.IOTLB:
             second = unit.second_stages.get(note.target)
             if second is not None:
-                second.sept.invalidated(unit.name)
+                second.sept.invalidated(unit.name, note.epoch)
             return
         try:
             found = self._tree.at(LEVELS[Invalidation(note.kind)], note.target)

@@ -42,15 +42,14 @@ class PeerBindCalls(PeerStreamCalls):
 
         def bind() -> Flow[None]:
             yield from check_registers(stream, stream.end_of(devif.stream.spdm))
+            self._check_bindable(link, number, stream.stream_id)  # the VMM has made other calls meanwhile
             # From here on the device may have bound it, whether or not its answer comes.
             link.stream, stream.user = stream, link
             link.asked.add(devif.function_id)
             yield from flows.bind_p2p_stream(devif.function_id, stream.stream_id)
-
-        def done() -> None:
             link.bound.add(devif.function_id)
 
-        return self._tdisp(devif, task, bind, done, call.response, now)
+        return self._tdisp(devif, task, bind, call.response, now)
 
     @answers_in_time
     def tdh_p2p_unbind(self, call: p.TdhP2pUnbind, now: float, /) -> Result[None]:
@@ -58,20 +57,19 @@ class PeerBindCalls(PeerStreamCalls):
         link, number = self._pair(call.function_id, call.peer_function_id)
         devif, lock = link.devifs[number], link.locks[number]
         task: Task = "TDH.P2P.UNBIND", devif.function_id, link.stream.stream_id if link.stream else 0
-        link.bound.discard(devif.function_id)
-
-        def done() -> None:
-            link.asked.discard(devif.function_id)
-
         runs = devif.bind_session_id == lock and devif.state is InterfaceState.RUN
         asked = runs and devif.stream.spdm.agent.session is not None and devif.function_id in link.asked
         if devif.stream.spdm.agent.task is None and not asked:
-            done()
+            link.bound.discard(devif.function_id)
+            link.asked &= link.unreleased
             return Result(Status.SUCCESS)
-        stream_id = link.stream.stream_id if link.stream else 0
-        return self._tdisp(
-            devif, task, lambda: flows.unbind_p2p_stream(devif.function_id, stream_id), done, call.response, now
-        )
+
+        def unbind() -> Flow[None]:
+            link.bound.discard(devif.function_id)
+            yield from flows.unbind_p2p_stream(devif.function_id, task[2])
+            link.asked.discard(devif.function_id)
+
+        return self._tdisp(devif, task, unbind, call.response, now)
 
     @answers
     def tdh_p2p_invalidate(self, call: p.TdhP2pInvalidate, /) -> None:
@@ -111,8 +109,12 @@ class PeerBindCalls(PeerStreamCalls):
         if not stream.keyed:
             raise Reject(Status.IDE_STREAM_NOT_READY, f"P2P stream {stream_id} has no keys in use")
         if stream.user is not None and stream.user is not link:
-            if stream.user.in_use:
-                raise Reject(Status.OPERAND_BUSY, "another pair of interfaces uses the stream")
+            if stream.user.unreleased:
+                raise Reject(
+                    Status.OPERAND_BUSY,
+                    "another pair of interfaces uses the stream, or its device has not said that it does not: "
+                    "TDH.P2P.UNBIND or STOP, else TDH.P2P.STREAM.BLOCK and a new stream",
+                )
             raise Reject(
                 Status.IDE_STREAM_NEEDS_NEW_KEYS,
                 "another pair had traffic under these keys (CVE-2025-9614): TDH.P2P.STREAM.KM REFRESH first",
@@ -131,13 +133,9 @@ class PeerBindCalls(PeerStreamCalls):
         devif: Devif,
         task: Task,
         begin: Callable[[], Flow[None]],
-        done: Callable[[], None],
         response: bytes | None,
         now: float,
     ) -> Result[None]:
         """Take an exchange with an interface's device one step on."""
         action = self.exchange(devif.stream.spdm, task, begin, response, now, Status.DEVIF_TDISP_FAILED)
-        if not isinstance(action, Done):
-            return pending(action)
-        done()
-        return Result(Status.SUCCESS)
+        return Result(Status.SUCCESS) if isinstance(action, Done) else pending(action)

@@ -8,6 +8,7 @@ from teeio.abi.statuses import Status
 from teeio.errors import Reject
 from teeio.host.tdx.answering import Answering, answers
 from teeio.host.tdx.interface import Devif
+from teeio.host.tdx.peer_caches import cut_off
 from teeio.host.tdx.peer_records import PeerLink, runs_for_peers
 from teeio.host.tdx.records import Records, Tvm
 
@@ -51,10 +52,13 @@ class PeerGuestCalls(Answering):
 
     @answers
     def tdg_p2p_revoke(self, call: p.TdgP2pRevoke, /) -> None:
-        """End the permission; the bindings at the devices are the VMM's to release."""
-        link = self.records.peers.link(*self._pair(call.function_id, call.peer_function_id))
+        """End the permission, and let the devices forget where the other one is; to release the bindings is the VMM's part."""
+        devifs = self._pair(call.function_id, call.peer_function_id)
+        link = self.records.peers.link(*devifs)
         if link is not None:
             link.allowed = False
+            for devif in devifs:
+                cut_off(self.records, devif)
 
     @answers
     def tdg_p2p_read(self, call: p.TdgP2pRead, /) -> p.P2pInfo:
@@ -62,5 +66,4 @@ class PeerGuestCalls(Answering):
         link = self.records.peers.link(*self._pair(call.function_id, call.peer_function_id))
         if link is None:
             return p.P2pInfo(allowed=False, ends=0, active=False)
-        holds = link.holds()
-        return p.P2pInfo(allowed=holds, ends=len(link.bound) if holds else 0, active=link.active)
+        return p.P2pInfo(allowed=link.holds(), ends=len(link.unreleased), active=link.active)

@@ -7,6 +7,7 @@ session, so the VMM, who wrote them, cannot say otherwise. Once the stream is en
 
 from __future__ import annotations
 
+from teeio.abi.operands import KmOperation
 from teeio.abi.statuses import Status
 from teeio.errors import PeerViolation, Reject
 from teeio.flow import Flow
@@ -27,7 +28,11 @@ def take_turn(records: Records, stream: PeerStream, end: int, turn: Turn) -> Flo
     new = change.key_set
     if turn is Turn.PROGRAM:
         response = yield from identified(context.function_id)
-        QueriedRegisters(response.registers).check_offers(stream.stream_id)
+        registers = QueriedRegisters(response.registers)
+        registers.check_offers(stream.stream_id)
+        if change.operation == KmOperation.SETUP:
+            # A stream that is Secure may be bound to an interface of another pair, which would get the new keys too.
+            registers.stream(stream.stream_id).check_insecure()
         if not change.keys:
             change.keys = draw_keys(records.entropy, records.observer, stream.stream_id, new)
         mine = change.keys if end == 0 else {partner_slot(slot): key for slot, key in change.keys.items()}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from teeio.abi.operands import KmOperation
 from teeio.abi.statuses import Status
+from teeio.abi.tdcalls import NO_BIND_SESSION
 from teeio.errors import Reject
 from teeio.host.key_unit import MEGABYTE
 from teeio.host.secure_ept import SeptState
@@ -132,7 +133,8 @@ class PeerStream:
 class PeerLink:
     """A pair of interfaces that their TVM has allowed, for these two locks.
 
-    `asked` are those whose device was asked to bind the stream, `bound` those whose device has confirmed it.
+    `asked` are those whose device was asked to bind the stream and not seen to release it, `bound` those whose device has
+    confirmed it.
     """
 
     devifs: tuple[Devif, Devif]
@@ -153,9 +155,24 @@ class PeerLink:
 
     @property
     def in_use(self) -> bool:
-        """Whether an interface may still be bound: its device forgets that with the lock (PCIe Base 11.3.16)."""
+        """Whether an interface is bound, or may be, under a lock that holds."""
         locks = zip(self.devifs, self.locks, strict=True)
         return any(devif.bind_session_id == lock and devif.function_id in self.asked for devif, lock in locks)
+
+    @property
+    def unreleased(self) -> set[int]:
+        """The interfaces whose device may still have them bound: one forgets it with the lock (PCIe Base 11.3.16).
+
+        Only its own word counts, which CONFIG_UNLOCKED and another lock are. An interface that the TSM has given up may run on.
+        """
+        locks = zip(self.devifs, self.locks, strict=True)
+        return {
+            devif.function_id
+            for devif, lock in locks
+            if devif.function_id in self.asked
+            and devif.state is not InterfaceState.CONFIG_UNLOCKED
+            and devif.bind_session_id in (lock, NO_BIND_SESSION)
+        }
 
     @property
     def active(self) -> bool:

@@ -139,7 +139,7 @@ def _turned(stream: PeerStream, change: KeyChange) -> int:
         return 0
     stream.key_set = change.key_set
     stream.move(StreamPhase.READY, "keys in use")
-    if stream.user is not None and not stream.user.in_use:
+    if stream.user is not None and not stream.user.unreleased:
         stream.user = None
     return 0
 

@@ -6,6 +6,7 @@ Faults are raised as `PeerViolation`.
 
 from __future__ import annotations
 
+from teeio.abi.operands import NO_OPTIONS, StreamOptions
 from teeio.errors import PeerViolation
 from teeio.pcie.address import AddressRange
 from teeio.pcie.capabilities.ide import (
@@ -44,6 +45,8 @@ class SelectiveBlock:
         self._data = data
         self.stream_id = self._get(SELECTIVE_CONTROL, "stream_id")
         self.algorithm = self._get(SELECTIVE_CONTROL, "algorithm")
+        pr, npr, cpl = (self._get(SELECTIVE_CONTROL, f"{name}_aggregation") for name in ("pr", "npr", "cpl"))
+        self.options = StreamOptions(bool(self._get(SELECTIVE_CONTROL, "pcrc")), (pr, npr, cpl))
 
     def problem(self, partner: range, memory: AddressRange) -> str | None:
         """Say what is not as a stream to that partner and that MMIO must be, or None."""
@@ -57,6 +60,11 @@ class SelectiveBlock:
         if requesters != partner:
             return f"its partner is {requesters.start:#06x} to {requesters.stop - 1:#06x}"
         return None if self.addresses() == ([memory] if memory.size else []) else "its address association is another"
+
+    def check_insecure(self) -> None:
+        """See that nobody uses the stream: one that turned Insecure took every interface bound to it to ERROR."""
+        if self._get(SELECTIVE_STATUS, "state") == SECURE:
+            raise PeerViolation(f"stream {self.stream_id} is Secure before it got its first keys", _CLAUSE)
 
     def addresses(self) -> list[AddressRange]:
         """Give the associated memory."""
@@ -107,15 +115,17 @@ class QueriedRegisters:
             raise PeerViolation(f"{len(found)} register blocks have Stream ID {stream_id}", _CLAUSE)
         return found[0]
 
-    def check_offers(self, stream_id: int) -> None:
+    def check_offers(self, stream_id: int, options: StreamOptions = NO_OPTIONS) -> None:
         """See that the port can do, and the stream is set to, what keys will be sent for: nothing weaker, nothing else."""
-        missing = [name for name in ("selective", "ide_km") if not self.says(name)]
+        missing = [name for name in ("selective", "ide_km", *options.features) if not self.says(name)]
         if missing:
             raise PeerViolation(f"the port says that it does not support {' and '.join(missing)}", _CLAUSE)
-        chosen = self.stream(stream_id).algorithm
+        block = self.stream(stream_id)
+        if block.options != options:
+            raise PeerViolation(f"stream {stream_id} is set to {block.options}, not to {options}", _CLAUSE)
         for what, algorithm in (
             ("the port supports", self.says("algorithms")),
-            (f"stream {stream_id} is set to", chosen),
+            (f"stream {stream_id} is set to", block.algorithm),
         ):
             if algorithm != AES_GCM_256_96B:
                 raise PeerViolation(f"{what} algorithm {algorithm}, not AES-GCM-256-96B", _CLAUSE)

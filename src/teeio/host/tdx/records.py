@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from teeio.abi.operands import PAGE_SIZE, DmarState, FunctionId
+from teeio.abi.operands import PAGE_SIZE, DmarState, FunctionId, StreamOptions
 from teeio.abi.statuses import Status
 from teeio.crypto.entropy import Entropy
 from teeio.errors import Reject
@@ -83,6 +83,7 @@ class IdeStream:
     requesters: range
     memory: AddressRange
     pages: tuple[int, ...]
+    options: StreamOptions = StreamOptions()
     observer: Observer = ignore
     phase: StreamPhase = StreamPhase.CREATED
     key_set: KeySet = KeySet.K0

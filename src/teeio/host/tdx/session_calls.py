@@ -177,17 +177,24 @@ class SessionCalls(Answering):
             raise Reject(Status.OPERAND_INVALID, "the requester ids do not include the device's function 0")
         if not 0 <= call.stream_id <= LAST_STREAM:
             raise Reject(Status.OPERAND_INVALID, f"Stream ID {call.stream_id} does not fit in 8 bits")
+        if any(stream.stream_id == call.stream_id for stream in records.peers.of(context)):
+            raise Reject(Status.OPERAND_BUSY, f"Stream ID {call.stream_id} is that of a P2P stream of the device")
         self.check_association(call.memory)
+        if not call.options.valid:
+            raise Reject(Status.OPERAND_INVALID, f"{call.options} do not fit in a stream's registers")
+        lacking = context.unit.lacks(call.options)
+        if lacking:
+            raise Reject(Status.IDE_OPTION_NOT_SUPPORTED, f"the root port does not support {' and '.join(lacking)}")
         for other in records.streams():
             same_requesters = first < other.requesters.stop and other.requesters.start <= last
             if same_requesters or call.memory.overlaps(other.memory):
                 raise Reject(Status.OPERAND_BUSY, f"stream {other.stream_id} has some of these requesters or addresses")
         records.give(call.pages)
-        if not context.unit.claim(call.stream_id, requesters, call.memory):
+        if not context.unit.claim(call.stream_id, requesters, call.memory, call.options):
             records.give_back(call.pages)
             raise Reject(Status.OPERAND_BUSY, f"the root port has no free block, or uses Stream ID {call.stream_id}")
         context.streams[call.stream_id] = IdeStream(
-            context, call.stream_id, requesters, call.memory, call.pages, records.observer
+            context, call.stream_id, requesters, call.memory, call.pages, call.options, records.observer
         )
 
     def check_association(self, memory: AddressRange) -> None:
@@ -234,7 +241,7 @@ class SessionCalls(Answering):
         context, records = stream.spdm, self.records
         ends = StreamEnds(stream.stream_id, context.function_id, context.unit, records.entropy, records.observer)
         if operation == KmOperation.SETUP:
-            return stream_keys.set_up(ends, KeySet.K0)
+            return stream_keys.set_up(ends, KeySet.K0, stream.options)
         if operation == KmOperation.REFRESH:
             return stream_keys.refresh(ends, stream.key_set, KeySet(1 - stream.key_set), stream.changes_over)
         return stream_keys.stop(ends, stream.key_set)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from teeio.abi.operands import StreamOptions
 from teeio.abi.statuses import Status
 from teeio.crypto.entropy import Entropy
 from teeio.errors import PeerViolation, Reject
@@ -36,13 +37,14 @@ class StreamEnds:
     observer: Observer = ignore
 
 
-def set_up(ends: StreamEnds, key_set: KeySet) -> Flow[None]:
+def set_up(ends: StreamEnds, key_set: KeySet, options: StreamOptions) -> Flow[None]:
     """Program `key_set`, make it ready and enable the root port's end.
 
-    Before it gets a key, the device says whose port it is, that it does IDE as it should, and that it has the stream.
+    Before it gets a key, the device says whose port it is, that it does IDE as it should, and that it has the stream,
+    with the same `options` as the root port: else the first TLP would be the stream's last.
     """
     response = yield from identified(ends.device)
-    QueriedRegisters(response.registers).check_offers(ends.stream_id)
+    QueriedRegisters(response.registers).check_offers(ends.stream_id, options)
     yield from _program(ends, key_set)
     yield from _go(ends, key_set)
     if not ends.unit.enable(ends.stream_id):

@@ -259,7 +259,7 @@ class PciBus:
 
     def disable_vfs(self, pf: PciFunction) -> None:
         """Take all VFs of a PF away. Raises `Misuse` if one is claimed (Linux: EBUSY)."""
-        claimed = [str(vf.address) for vf in pf.vfs if vf.claimed]
+        claimed = [str(vf.address) for vf in pf.vfs if vf.claimed_as is not None]
         if claimed:
             raise Misuse(
                 f"the VFs of {pf.address} are in use: {', '.join(claimed)}", remedy="take them from their TVMs"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from teeio.host.vmm.config_access import Config, HostBar
 from teeio.pcie.address import Bdf
@@ -12,6 +13,9 @@ from teeio.pcie.capabilities.express import ExpressCapability
 from teeio.pcie.capabilities.header import BARS_AT, CommonHeader
 from teeio.pcie.capabilities.ide import IdeCapability
 from teeio.pcie.capabilities.sriov import VF_BARS_AT, SriovCapability
+
+if TYPE_CHECKING:
+    from teeio.host.vmm.vfio import Unit
 
 
 class FunctionKind(Enum):
@@ -42,8 +46,8 @@ class PciFunction:
     vf_bars: dict[int, HostBar] = field(default_factory=dict)
     vfs: list[PciFunction] = field(default_factory=list)
     above: tuple[Bdf, ...] = ()
-    claimed: bool = False
-    """Whether a guest has it, or its own driver (`vfio`)."""
+    claimed_as: Unit | None = field(default=None, repr=False)
+    """The unit of assignment that it was given away with (`vfio`)."""
     bus_master: int = 0
     """What the VMM has last written of Bus Master Enable: a reset clears the device's."""
 

@@ -23,6 +23,7 @@ from teeio.abi.operands import (
     LockParameters,
     PagesReturned,
     SpdmOperation,
+    StreamOptions,
 )
 from teeio.abi.statuses import Status
 from teeio.errors import Incompatible, Misuse, TeeioError
@@ -96,11 +97,13 @@ class PciTsm:
         self.mailboxes: Callable[[PciFunction, Observer], Mailbox] = Mailbox
         self.wait: Waiting | None = None
         """How to wait for devices, if there is time that can pass."""
+        self.stream_options = StreamOptions()
+        """What streams to devices are set to unless `connect` is told otherwise."""
 
     # -- connect and disconnect
 
-    def connect(self, dsm: PciFunction, now: float) -> Connection:
-        """Set up session and stream of a device. Raises `Incompatible` if it cannot have them."""
+    def connect(self, dsm: PciFunction, now: float, options: StreamOptions | None = None) -> Connection:
+        """Set up session and stream of a device. Raises `Incompatible` if it cannot have them, or not with these options."""
         if dsm.address in self.connections:
             raise Misuse(f"{dsm.address} is connected", remedy="disconnect it first")
         if not is_dsm(dsm):
@@ -118,7 +121,7 @@ class PciTsm:
                 now,
             ).require("TDH.SPDM.CONNECT")
             undo.callback(self._end_session, mailbox, spdm_id, now)
-            stream = self._set_up_stream(dsm, mailbox, spdm_id, now, undo)
+            stream = self._set_up_stream(dsm, mailbox, spdm_id, options or self.stream_options, now, undo)
             undo.pop_all()
         connection = Connection(dsm, mailbox, iommu_id, spdm_id, stream, evidence, now)
         self.connections[dsm.address] = connection
@@ -217,9 +220,16 @@ class PciTsm:
     # -- the stream
 
     def _set_up_stream(
-        self, dsm: PciFunction, mailbox: Mailbox, spdm_id: int, now: float, undo: ExitStack
+        self,
+        dsm: PciFunction,
+        mailbox: Mailbox,
+        spdm_id: int,
+        options: StreamOptions,
+        now: float,
+        undo: ExitStack,
     ) -> DeviceStream:
         stream = DeviceStream.free(dsm, self._free_stream_id(dsm.root_port))
+        stream.require(options)
         self._lender.give(
             lambda pages: self._tsm.tdh_ide_stream_create(
                 d.TdhIdeStreamCreate(
@@ -228,12 +238,13 @@ class PciTsm:
                     requesters=(dsm.function_id, dsm.last_requester),
                     memory=self._association(dsm),
                     pages=pages,
+                    options=options,
                 )
             )
         ).require("TDH.IDE.STREAM.CREATE")
         undo.callback(self._delete_stream, spdm_id, stream)
         self._bus.let_streams_through(dsm)
-        stream.associate(dsm.root_port)
+        stream.associate(dsm.root_port, options=options)
         undo.callback(stream.clear)
         self._km(mailbox, spdm_id, stream.stream_id, KmOperation.SETUP, now).require("TDH.IDE.STREAM.KM")
         if not stream.enable():

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from teeio.abi.operands import NO_OPTIONS, StreamOptions
 from teeio.errors import Incompatible
 from teeio.host.vmm.bus import MEGABYTE, Config, PciFunction
 from teeio.pcie.address import AddressRange, Bdf
@@ -48,12 +49,23 @@ class DeviceStream:
                 return cls(function, stream_id, base)
         raise Incompatible(f"{function.address} has no free Selective IDE stream")
 
-    def associate(self, root_port: Bdf, *, traffic_class: int = 0) -> None:
+    def require(self, options: StreamOptions) -> None:
+        """Raise `Incompatible` if the device's port does not support these options."""
+        at = self.function.extended[IdeCapability.ID]
+        lacking = [
+            name for name in options.features if not self.function.config.get(IdeCapability.CAPABILITY, name, at)
+        ]
+        if lacking:
+            raise Incompatible(f"the IDE port of {self.function.address} does not support {' and '.join(lacking)}")
+
+    def associate(self, root_port: Bdf, *, traffic_class: int = 0, options: StreamOptions = NO_OPTIONS) -> None:
         """Write everything but Enable. TDISP wants traffic class 0."""
         partner = root_port.requester_id
         self._write(RID_ASSOCIATION_1, limit=partner)
         self._write(RID_ASSOCIATION_2, valid=1, base=partner, segment=root_port.segment)
-        self._write(SELECTIVE_CONTROL, default=1, stream_id=self.stream_id, traffic_class=traffic_class)
+        self._write(
+            SELECTIVE_CONTROL, default=1, stream_id=self.stream_id, traffic_class=traffic_class, **options.control
+        )
 
     def associate_peer(self, requesters: range, memory: AddressRange) -> None:
         """Write everything but Enable for a stream to another device: who is there, and what of its MMIO is addressed.

@@ -43,16 +43,15 @@ class Unit:
 
 
 class Vfio:
-    """Who has claimed which function."""
+    """Gives units to guests and takes them back; who has what, each function says."""
 
     def __init__(self, bus: PciBus) -> None:
         self._bus = bus
-        self._claims: dict[Bdf, Unit] = {}
 
     @property
     def claims(self) -> tuple[Bdf, ...]:
         """The functions that are claimed."""
-        return tuple(self._claims)
+        return tuple(function.address for function in self._bus.functions.values() if function.claimed_as is not None)
 
     def units(self) -> list[Unit]:
         """List everything that could be assigned, were nothing claimed: devices, and functions one by one."""
@@ -76,7 +75,7 @@ class Vfio:
 
     def owner(self, function: PciFunction) -> Unit | None:
         """Give the claimed unit that a function belongs to."""
-        return self._claims.get(function.address)
+        return function.claimed_as
 
     def claim(self, unit: Unit) -> None:
         """Claim all functions of a unit. Raises `Misuse` if one is taken.
@@ -86,11 +85,10 @@ class Vfio:
         """
         for function in unit.functions:
             for other in (function, *_relatives(function)):
-                if other.address in self._claims:
-                    raise Misuse(f"{unit} cannot be claimed: {other.address} belongs to {self._claims[other.address]}")
+                if other.claimed_as is not None:
+                    raise Misuse(f"{unit} cannot be claimed: {other.address} belongs to {other.claimed_as}")
         for function in unit.functions:
-            self._claims[function.address] = unit
-            function.claimed = True
+            function.claimed_as = unit
             function.command(bus_master=1)
 
     def open(self, unit: Unit, domain: Domain) -> None:
@@ -106,14 +104,13 @@ class Vfio:
     def release(self, unit: Unit) -> None:
         """Take a unit back, reset."""
         for function in unit.functions:
-            if self._claims.get(function.address) is not unit:
+            if function.claimed_as is not unit:
                 raise Misuse(f"{unit} is not claimed")
         self.close(unit)
         for function in unit.functions:
             function.command(bus_master=0)
             self.reset(function)
-            del self._claims[function.address]
-            function.claimed = False
+            function.claimed_as = None
 
     def reset(self, function: PciFunction) -> None:
         """Reset one function and give it back what it had; a locked interface goes to ERROR by this (PCIe Base 11.4.9)."""

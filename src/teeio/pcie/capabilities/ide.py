@@ -6,7 +6,8 @@ neither: an endpoint or root port passes nothing on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 from teeio.errors import Misuse
 from teeio.pcie.address import AddressRange
@@ -53,6 +54,17 @@ def _status(offset: int, name: str) -> Register:
             bit("fail_received", 31, Access.RW1C, "The partner sent IDE Fail"),
         ),
     )
+
+
+FEATURE_OF = {
+    "npr_aggregation": "aggregation",
+    "pr_aggregation": "aggregation",
+    "cpl_aggregation": "aggregation",
+    "pcrc": "pcrc",
+    "configuration": "selective_configuration",
+    "tee_limited": "tee_limited",
+}
+"""The bit of the IDE Capability register without which a field of a control register is reserved (RsvdP)."""
 
 
 # Offsets are those in the stream's block, of the address associations those in an address association block.
@@ -127,6 +139,11 @@ class StreamBlock:
             return 0
         return self.block.get(self.control, name)
 
+    @property
+    def takes_units(self) -> bool:
+        """Whether the port supports aggregation, so that a TLP may come without a MAC of its own."""
+        return bool(self.block.get(IdeCapability.CAPABILITY, "aggregation"))
+
     def rid_range(self) -> range | None:
         """Give the requester IDs of the partner port, None if not valid."""
         if self.rid is None or not self.block.get(self.rid[1], "valid"):
@@ -149,7 +166,10 @@ class StreamBlock:
 
 
 class IdeCapability(ExtendedCapability):
-    """The streams that a port has. `address_blocks` is the same for every Selective stream."""
+    """The streams that a port has. `address_blocks` is the same for every Selective stream.
+
+    Control fields of a feature that the port lacks are reserved: they read as zero, whatever is written.
+    """
 
     NAME = "IDE Capability"
     ID = 0x0030
@@ -185,6 +205,7 @@ class IdeCapability(ExtendedCapability):
         aggregation: bool = True,
         pcrc: bool = True,
         tee_limited: bool = True,
+        selective_configuration: bool = False,
     ) -> None:
         if not (0 <= link <= MAX_LINK_STREAMS and 0 <= selective <= MAX_SELECTIVE_STREAMS and link + selective):
             raise Misuse(
@@ -192,6 +213,13 @@ class IdeCapability(ExtendedCapability):
             )
         if not 0 <= address_blocks <= MAX_ADDRESS_BLOCKS:
             raise Misuse(f"{address_blocks} address association blocks; there can be {MAX_ADDRESS_BLOCKS}")
+        features = {
+            "aggregation": aggregation,
+            "pcrc": pcrc,
+            "selective_configuration": selective_configuration and selective > 0,
+            "tee_limited": tee_limited and selective > 0,
+        }
+        self._reserved = {field for field, feature in FEATURE_OF.items() if not features[feature]}
         self.streams: list[StreamBlock] = []
         self._capabilities: list[Register] = []
         end = FIRST_STREAM
@@ -207,23 +235,23 @@ class IdeCapability(ExtendedCapability):
             self.CAPABILITY,
             link=int(link > 0),
             selective=int(selective > 0),
-            aggregation=int(aggregation),
-            pcrc=int(pcrc),
             link_classes=max(link - 1, 0),
             selective_streams=max(selective - 1, 0),
-            tee_limited=int(tee_limited and selective > 0),
+            **{name: int(there) for name, there in features.items()},
         )
 
     def _lay_link(self, at: int) -> int:
         index = len(self.streams)
-        control, status = _at(at, index, LINK_CONTROL), _at(at, index, LINK_STATUS)
+        control = _at(at, index, _without(LINK_CONTROL, self._reserved))
+        status = _at(at, index, LINK_STATUS)
         self.streams.append(StreamBlock(self, index, False, control, status, None, ()))
         return at + LINK_SIZE
 
     def _lay_selective(self, at: int, address_blocks: int) -> int:
         index = len(self.streams)
         self._capabilities.append(_at(at, index, SELECTIVE_CAPABILITY))
-        control, status = _at(at, index, SELECTIVE_CONTROL), _at(at, index, SELECTIVE_STATUS)
+        control = _at(at, index, _without(SELECTIVE_CONTROL, self._reserved))
+        status = _at(at, index, SELECTIVE_STATUS)
         rid = _at(at, index, RID_ASSOCIATION_1), _at(at, index, RID_ASSOCIATION_2)
         end = at + SELECTIVE_SIZE + ADDRESS_BLOCK_SIZE * address_blocks
         addresses = tuple(
@@ -256,6 +284,12 @@ class SwitchIdeCapability(IdeCapability):
     def __init__(self, *, link: int = 1) -> None:
         super().__init__(selective=0, address_blocks=0, link=link)
         self.set(self.CAPABILITY, flow_through=1)
+
+
+def _without(register: Register, reserved: Collection[str]) -> Register:
+    """Give the register as it is where these of its fields are reserved."""
+    fields = [replace(one, access=Access.RSVDP) if one.name in reserved else one for one in register.fields]
+    return replace(register, fields=tuple(fields))
 
 
 def _at(base: int, index: int, register: Register) -> Register:

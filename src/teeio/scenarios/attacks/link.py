@@ -114,7 +114,7 @@ def _hostile_switch(platform: Platform, journal: Journal) -> Outcome:
     with stage.attack("switch", "listen"), stage.instead(upstream, "emit", listening):
         work = stage.work
     unread = len(seen) > len(SECRET) and SECRET[:16] not in seen
-    outcome.see(f"of {len(seen)} bytes that went up none are the TVM's secret", unread)
+    outcome.see(f"of {len(seen)} bytes that went up {'none' if unread else 'some'} are the TVM's secret", unread)
     with stage.attack("switch", "send an IDE TLP up twice"), stage.instead(upstream, "emit", repeating):
         said = stage.refused(work.copy)
     outcome.see("the attack took place", repeated.done)

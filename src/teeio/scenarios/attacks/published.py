@@ -106,12 +106,6 @@ def _stale_read(platform: Platform, journal: Journal) -> Outcome:
     return outcome
 
 
-def _no_escorts(self: Stream, *_: object) -> list[bytes]:
-    """Reset the counters without a word."""
-    self._sent = [0, 0]
-    return []
-
-
 # -- 43: Completion Timeout Redirection
 
 
@@ -223,8 +217,8 @@ PUBLISHED = (
         _REORDERING,
         _stale_read,
         (
-            without("the escorts", Stream, "seal_escorts", _no_escorts),
-            without("the receiver's count of Posted TLPs", Inbound, "rely", nothing),
+            without("the escorts", Stream, "_owe_escorts", nothing),
+            without("the receiver's count of escorts", Inbound, "claim_escort", nothing),
         ),
     ),
     Scenario(

@@ -79,7 +79,7 @@ def _altered_record(platform: Platform, journal: Journal) -> Outcome:
 
     with stage.attack("VMM", "flip bits of the ciphertext"), stage.carried_by(flipping):
         interface.check(stage.now())
-    outcome.see(f"the TDI is in {stage.state().name}, not unlocked", stage.state() is InterfaceState.ERROR)
+    outcome.see(f"the TDI is in {stage.state().name}", stage.state() is InterfaceState.ERROR)
     outcome.see("the device ended the session", not stage.device.responder.sessions)
     outcome.tdi_states = stage.tdi_states()
     return outcome

@@ -95,7 +95,8 @@ def _surprise_reset(platform: Platform, journal: Journal) -> Outcome:
             outcome.see(f"{case}: after a whole new life the TDI is in RUN", stage.state() is InterfaceState.RUN)
     with stage.attack("VMM", "update the firmware of the running device"):
         firmware = replace(platform.configuration.manufacture.firmware, svn=0)
-        outcome.see("the device refuses it while the TDI is locked", not stage.device.update_firmware(firmware))
+        taken = stage.device.update_firmware(firmware)
+        outcome.see(f"the device {'takes' if taken else 'refuses'} it while the TDI is locked", not taken)
     interface.unlock(stage.now())
     outcome.see("unlocked, it takes it", stage.device.update_firmware(firmware))
     said = stage.refused(lambda: interface.bring_up(guest.verifier, TRUSTED_REGISTERS, stage.now()))
@@ -124,8 +125,7 @@ def _deaf(what: str, *events: Event) -> Mutant:
 
 def _any_firmware(self: Device, firmware: Firmware) -> bool:
     """Run other firmware whatever is locked."""
-    self._firmware = firmware
-    self._measure()
+    self.runs.run(firmware)
     return True
 
 

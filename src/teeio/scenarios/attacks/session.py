@@ -174,7 +174,8 @@ def _lapsed_heartbeat(platform: Platform, journal: Journal) -> Outcome:
         outcome.see(known, interface_state is not InterfaceState.RUN)
         outcome.see("the device still has the session", bool(stage.device.responder.sessions))
         stage.device.advance(stage.now() + 2 * HEARTBEAT + 1)
-    outcome.see("after two heartbeat periods the device has ended it", not stage.device.responder.sessions)
+    lived = bool(stage.device.responder.sessions)
+    outcome.see(f"after two heartbeat periods the session is {'alive' if lived else 'over'}", not lived)
     stream = stage.vmm.pci_tsm.connections[stage.pf.address].stream
     status = stage.pf.config.read(stream.base + SELECTIVE_STATUS.offset, 4)
     outcome.see(f"its stream's status register reads {status:#010x}", not stream.secure)
