@@ -41,6 +41,7 @@ def test_json_is_one_document_and_repeats_with_a_seed() -> None:
     assert document["verdict"]["decision"] == "accept"
     assert document["data_paths"]["trusted"]["per_payload_byte"]["cpu_nanoseconds"] is None
     assert document["scenarios"][0]["tdi_states"][-1] == "ERROR"
+    assert any(told in step["note"] for step in document["steps"])
 
 
 def test_a_file_that_cannot_be_written_is_told_before_the_work() -> None:
@@ -75,8 +76,10 @@ def test_the_ladder_folds_repeats_and_keeps_its_rails() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", ["--flit-mode", "--pcrc --aggregate 8"])
-def test_the_story_is_the_same_in_other_forms(options: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "told"), [("--flit-mode", "link in Flit Mode"), ("--pcrc --aggregate 8", "PCRC, up to 8 TLPs a MAC")]
+)
+def test_the_story_is_the_same_in_other_forms(options: str, told: str) -> None:
     result = runner.invoke(app, ["run", "--seed", "4", *options.split(), "--json"])
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)

@@ -79,6 +79,14 @@ def test_errors_log_the_header_as_it_was_on_the_link() -> None:
     assert aer.get(aer.CONTROL, "logged_size") == 4
     bench.link.inject(bytes(12), Way.DOWN)
     assert aer.recorded(Uncorrectable.MALFORMED_TLP)
+    base, left_over = bytes.fromhex("03000001 00080000 70000000"), b"payload."
+    for support, tlp, size in ((BOTH, base, 3), ((False, False), memory_read(8, 0, 0x7000_0000, 4).encode(), 0)):
+        bench = Bench(flit_mode=support)
+        aer = bench.device.config.need(AerCapability)
+        bench.link.inject(tlp + left_over, Way.DOWN)
+        assert aer.recorded(Uncorrectable.MALFORMED_TLP)
+        assert [aer.value(register) for register in aer.HEADER_LOG[2:]] == [0x7000_0000, 0], "no payload in the log"
+        assert aer.get(aer.CONTROL, "logged_size") == size
     plain = Bench()
     plain.link.inject(memory_read(RP.requester_id, 0, 0x7000_0000, 4).encode(), Way.DOWN)
     assert plain.device.config.need(AerCapability).get(aer.CONTROL, "flit") == 0

@@ -347,3 +347,19 @@ def test_an_escort_whose_key_was_stopped_makes_the_stream_insecure(bench: Bench)
     assert bench.root.ide.set_stop(STREAM, KeySet.K0, Direction.TX, SubStream.PR)
     assert not bench.fabric.memory_read(HIGH_BAR, 4, t_bit=True).ok
     assert bench.state() == (False, False)
+
+
+def test_a_rid_limit_below_the_base_keeps_no_message_back(bench: Bench) -> None:
+    bench.associate()
+    for port, block, rids, _ in bench.sides():
+        assert block.rid is not None
+        port.config.need(IdeCapability).write(block.rid[0].offset, 4, rids[0] - 1 << 8)
+    bench.program()
+    bench.go()
+    bench.enable()
+    for _ in range(SYNC_AT):
+        assert bench.root.ide.transmit(memory_write(RP.requester_id, 0, HIGH_BAR, bytes(4)), True)
+    assert "Msg" in {event.kind for event in bench.events if isinstance(event, TlpMoved)}
+    assert bench.state() == (True, True)
+    bench.root.ide.make_insecure(STREAM)
+    assert ("device", STREAM, InsecureCause.FAIL_RECEIVED) in bench.insecure

@@ -88,8 +88,12 @@ class FlitMode(LinkMode):
         return None if row is None else row.kind
 
     def logged(self, frame: bytes) -> bytes:
-        """Give header base and OHC as far as the log has room for them."""
-        return frame[:_HEADER_LOG]
+        """Give header base and OHC as far as the log has room for them; of what has none, what stands in their place."""
+        try:
+            head = take(frame).head
+        except DecodeError:
+            head = _HEADER_LOG
+        return frame[: min(head, _HEADER_LOG)]
 
     def header_of(self, tlp: Tlp) -> bytes:
         """Give header base and OHC as they are without IDE, and without prefixes that have no place there."""

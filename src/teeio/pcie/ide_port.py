@@ -163,10 +163,10 @@ class IdePort(KeyedStreams):
             self.on_insecure(bound.id, cause)
 
     def _send_fail(self, bound: BoundStream) -> None:
-        destination = bound.rids.start if bound.rids else None
+        requester_id, destination = self._whose(bound)
         if destination is None and bound.block.selective:
             return
-        tlp = ide_fail(self._requester_id(), destination, bound.id, bound.traffic_class)
+        tlp = ide_fail(requester_id, destination, bound.id, bound.traffic_class)
         self._emit(self.mode.encode(tlp))
 
     def check_failed(self, stream_id: int, why: str) -> None:
@@ -277,8 +277,8 @@ class IdePort(KeyedStreams):
         self._emit(bound.stream.seal_sync(*self._whose(bound), bound.traffic_class))
 
     def _whose(self, bound: BoundStream) -> tuple[int, int | None]:
-        """Give sender and destination of the messages of a stream's own."""
-        return self._requester_id(), bound.rids.start if bound.rids else None
+        """Give sender and destination of the messages of a stream's own: RID Base, be the Limit below it."""
+        return self._requester_id(), None if bound.rids is None else bound.rids.start
 
     def transmit_plain(self, tlp: Tlp) -> bool:
         """Send a TLP without IDE whatever the associations say: a completion to a request that came without."""

@@ -119,9 +119,12 @@ class NonFlitMode(LinkMode):
         return TYPES.get(frame[at]) if at < len(frame) else None
 
     def logged(self, frame: bytes) -> bytes:
-        """Give the header, or as much of it as there is."""
-        at = _header_at(frame)
-        return frame[at : at + 16]
+        """Give the header; of what has none, what stands in its place."""
+        try:
+            return Tlp.heading(frame).header
+        except DecodeError:
+            at = _header_at(frame)
+            return frame[at : at + 16]
 
     def header_of(self, tlp: Tlp) -> bytes:
         """Give the header."""

@@ -142,8 +142,9 @@ class Stage:
         finally:
             mailbox.courier = honest
 
+    @staticmethod
     @contextmanager
-    def instead(self, actor: object, what: str, done: Callable[..., Any]) -> Iterator[None]:
+    def instead(actor: object, what: str, done: Callable[..., Any]) -> Iterator[None]:
         """Let the VMM's `actor` do `done` where an honest one has the method `what`."""
         setattr(actor, what, done)
         try:

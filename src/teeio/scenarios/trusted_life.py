@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from teeio.abi.operands import StreamOptions
 from teeio.accelerator_interface import Operation
 from teeio.attestation import Verdict
 from teeio.crypto.entropy import Entropy
@@ -162,6 +163,8 @@ def enumerate_device(platform: Platform, journal: Journal, vfs: int = VFS) -> Pc
         if vfs:
             bus.enable_vfs(pf, vfs)
         step.note = f"{pf.address} and {len(pf.vfs)} VFs, {len(pf.extended)} extended capabilities"
+        if platform.link.mode.is_flit:
+            step.note += ", link in Flit Mode"
     return pf
 
 
@@ -174,10 +177,16 @@ def connecting(platform: Platform, journal: Journal) -> Iterator[None]:
         def turn(event: Event) -> None:
             if isinstance(event, BoundaryCalled) and event.name.startswith(_STREAM_CALLS):
                 platform.listeners.remove(turn)
-                journal.turn("TSM", "IDE: six keys at both ends, K_SET_GO, stream Secure")
+                ide = journal.turn("TSM", "IDE: six keys at both ends, K_SET_GO, stream Secure")
+                ide.note = _features(platform.vmm.pci_tsm.stream_options)
 
         platform.listeners.append(turn)
         yield
+
+
+def _features(options: StreamOptions) -> str:
+    largest = 1 << max(options.aggregation)
+    return ", ".join(["PCRC"] * options.pcrc + [f"up to {largest} TLPs a MAC"] * (largest > 1))
 
 
 def bring_up(platform: Platform, journal: Journal, guest: Guest) -> AssignedInterface:

@@ -261,11 +261,11 @@ def binding(host: PeerHost) -> None:
 
 
 def a_stream_between_others(host: PeerHost) -> None:
-    tenant = Tenant(host, (A, B, C))
+    tenant = Tenant(host)
     tenant.allow().require("ALLOW")
-    ends = keyed(host, tenant, A, C)
+    nothing = AddressRange(0, 0)
+    host.stream(ID, A, C, memory=nothing, peer_memory=nothing).require("CREATE")
     refused(host, S.P2P_STREAM_MISMATCH, tenant.bind)
-    gone(host, ends)
 
 
 def an_association_beyond_what_is_accepted(host: PeerHost) -> None:
@@ -273,6 +273,9 @@ def an_association_beyond_what_is_accepted(host: PeerHost) -> None:
     tenant.allow().require("ALLOW")
     host.stream(ID).require("CREATE")
     ends = registers(host, tenant)
+    for end, partner in zip(ends, (B, A), strict=True):
+        pf = host.pfs[partner]
+        end.associate_peer(requesters_of(pf), host.vmm.bus.windows[pf.bridge])
     change(host, SETUP)
     for end in ends:
         end.enable()

@@ -74,6 +74,21 @@ def test_an_invalidation_counts_from_when_it_was_asked_for() -> None:
     machine.bind()
     machine.tables.request(Invalidation.IOTLB, machine.sept.tdr, machine.sept.owner)
     assert machine.tables.process(1) == (0, 1)
+    expect_another_is_needed(machine)
+
+
+def test_an_invalidation_of_a_tvm_that_has_ended_counts_for_no_other() -> None:
+    """Attack: the invalidation waits, its TVM ends, and the next one has the root page and another key."""
+    machine = Machine()
+    ended = machine.memory.create_owner()
+    machine.tables.request(Invalidation.IOTLB, machine.sept.tdr, ended)
+    machine.memory.destroy_owner(ended)
+    machine.bind()
+    expect_another_is_needed(machine)
+
+
+def expect_another_is_needed(machine: Machine) -> None:
+    """What waits is completed, but the page that is cached and then blocked does not leave by that."""
     assert machine.reaches()
     machine.sept.block(GPA, K4)
     machine.sept.track()
@@ -84,24 +99,6 @@ def test_an_invalidation_counts_from_when_it_was_asked_for() -> None:
     machine.bench.flush(Invalidation.IOTLB, machine.sept.tdr, machine.sept.owner)
     machine.sept.remove(GPA, K4)
     assert not machine.reaches()
-
-
-def test_an_invalidation_of_a_tvm_that_has_ended_counts_for_no_other() -> None:
-    """Attack: the invalidation waits, its TVM ends, and the next one has the root page and another key."""
-    machine = Machine()
-    ended = machine.memory.create_owner()
-    machine.tables.request(Invalidation.IOTLB, machine.sept.tdr, ended)
-    machine.memory.destroy_owner(ended)
-    machine.bind()
-    assert machine.reaches()
-    machine.sept.block(GPA, K4)
-    machine.sept.track()
-    assert machine.tables.process() == (1, 0)
-    assert machine.reaches(), "cached: the ended TVM's domain was invalidated"
-    with refused(Status.TLB_TRACKING_NOT_DONE):
-        machine.sept.remove(GPA, K4)
-    machine.bench.flush(Invalidation.IOTLB, machine.sept.tdr, machine.sept.owner)
-    machine.sept.remove(GPA, K4)
 
 
 def test_the_last_entry_takes_the_iommu_out_of_the_tracking() -> None:

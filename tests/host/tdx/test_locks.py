@@ -7,12 +7,15 @@ from dataclasses import replace
 import pytest
 
 from host.tdx.exchanges import LOCK, OTHER_NONCE, bring_to, drive, request
-from host_machine import NOW, Guest
+from host_machine import NOW, Guest, Host
 from teeio.abi import CallRefused
 from teeio.abi import hypercalls as v
+from teeio.abi import memory_seamcalls as m
 from teeio.abi import tdcalls as g
-from teeio.abi.operands import DevifOperation
+from teeio.abi.operands import DevifOperation, DmarLevel
 from teeio.abi.statuses import Status
+from teeio.host.dmar_tables import address, from_qwords
+from teeio.host.iommu_faults import FaultReason
 from teeio.host.tdx.interface import MAX_NONCES
 from teeio.tdisp.messages import InterfaceInfo, InterfaceState
 
@@ -58,6 +61,24 @@ def test_what_was_accepted_under_a_lock_goes_before_the_next(guest: Guest) -> No
     assert request(guest, DevifOperation.LOCK, LOCK).status is Status.OPERAND_BUSY
     guest.unbind().require("unbind")
     assert guest.bring_up()
+
+
+@pytest.mark.parametrize("way", ["blocked", "its table written into"])
+def test_an_acceptance_that_may_still_be_cached_goes_before_the_next_lock(way: str) -> None:
+    """Attack: the entry translates no more, but the IOMMU was not told to forget what it knows."""
+    guest = Guest(host := Host())  # of its own, as the table is lost for good
+    rid = guest.function_id
+    guest.accept_dma(bring_to(guest, InterfaceState.CONFIG_LOCKED)).require("TDG.DMAR.ACCEPT")
+    assert not isinstance(host.iommu.trusted.entry(rid), FaultReason)
+    drive(guest, DevifOperation.STOP)
+    if way == "blocked":
+        host.module.tdh_dmar_block(m.TdhDmarBlock(iommu_id=0, function_id=rid)).require("block")
+    else:
+        read = m.TdhDmarRead(iommu_id=0, function_id=rid, level=DmarLevel.PASID_DIRECTORY)
+        table = from_qwords(read.level, host.module.tdh_dmar_read(read).require("read").entry)
+        host.memory.vmm.write(address(table), b"X")
+    assert not isinstance(host.iommu.trusted.entry(rid), FaultReason), "cached"
+    assert request(guest, DevifOperation.LOCK, LOCK).status is Status.OPERAND_BUSY
 
 
 def test_the_start_needs_a_validated_key(guest: Guest) -> None:

@@ -6,17 +6,20 @@ import dataclasses
 import typing
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from host.tdx.peer_recipes import (
     ID,
+    REFRESH,
     SCENARIOS,
     SETUP,
     S,
     change,
     created,
     gone,
+    keyed,
     refused,
     sessions_that_are_over,
 )
@@ -25,13 +28,16 @@ from teeio.abi import CALLS, Boundary, Call
 from teeio.abi import device_seamcalls as d
 from teeio.abi import memory_seamcalls as m
 from teeio.abi import peer_calls as p
-from teeio.abi.operands import DevifOperation, Invalidation, KmOperation, LockParameters
+from teeio.abi.operands import DevifOperation, Invalidation, KmOperation, LockParameters, SpdmOperation
+from teeio.errors import Misuse
 from teeio.host.vmm.peers import covering, requesters_of
 from teeio.host.vmm.stream_registers import DeviceStream
 from teeio.observe import BoundaryCalled
 from teeio.pcie.address import AddressRange
+from teeio.pcie.capabilities.ide import RID_ASSOCIATION_2, SELECTIVE_CONTROL
 from teeio.pcie.link import Way
 from teeio.pcie.translation import InvalidationDone, invalidate_completion
+from teeio.spdm.requester import Requester
 
 ROWS = [row for row in CALLS.values() if row.alias == p.OWN and row.boundary is not Boundary.HYPERCALL]
 
@@ -53,7 +59,7 @@ def _tidy(request: pytest.FixtureRequest) -> Any:
         host.check_declared()
 
 
-@pytest.mark.parametrize("what", ["address", "partner", "default", "id"])
+@pytest.mark.parametrize("what", ["address", "partner", "default", "segment", "id"])
 def test_registers_that_are_not_as_created(host: PeerHost, what: str) -> None:
     """The VMM writes other registers than it has told the TSM; the device says so over the session."""
     tenant = Tenant(host)
@@ -65,7 +71,9 @@ def test_registers_that_are_not_as_created(host: PeerHost, what: str) -> None:
     elif what == "partner":
         ends[A].associate_peer(range(other.start, other.stop + 8), window)
     elif what == "default":
-        ends[A].associate(host.pfs[B].address)
+        host.pfs[A].config.set(SELECTIVE_CONTROL, ends[A].base, default=1)
+    elif what == "segment":
+        host.pfs[A].config.set(RID_ASSOCIATION_2, ends[A].base, segment=1)
     else:
         DeviceStream.free(host.pfs[A], ID + 1).associate_peer(other, window)
     if what == "id":
@@ -78,6 +86,53 @@ def test_registers_that_are_not_as_created(host: PeerHost, what: str) -> None:
         assert tenant.info().ends == 0
         assert tenant.tdi(A).interface.p2p_streams == frozenset()
     gone(host, ends)
+
+
+def test_a_refresh_that_fails_while_it_changes_over(host: PeerHost) -> None:
+    """Which keys each end uses is not known any more: the stream is given up."""
+    tenant = Tenant(host)
+    ends = keyed(host, tenant)
+    for number in (A, B):
+        host.turn(number, REFRESH).require("KM")
+    with mock.patch.object(Requester, "start", side_effect=Misuse("the connection cannot do this")):
+        assert host.km(A, REFRESH).status is S.SPDM_FAILED
+    refused(host, S.IDE_STREAM_BLOCKED, lambda: host.km(A, REFRESH))
+    gone(host, ends)
+
+
+def test_an_association_of_mmio_that_is_on_its_way_out() -> None:
+    host = PeerHost(vfs=1)
+    tenant = Tenant(host)
+    tenant.allow().require("ALLOW")
+    keyed(host, tenant)
+    for gpa, page in tenant.binding(B).mapped.pages.items():
+        block = m.TdhMmioBlock(tdr=tenant.guest.machine.tdr, gpa=gpa, level=page.level)
+        host.module.tdh_mmio_block(block).require("TDH.MMIO.BLOCK")
+    refused(host, S.P2P_STREAM_MISMATCH, tenant.bind)
+
+
+def test_a_release_that_is_refused_leaves_the_binding() -> None:
+    host = PeerHost(vfs=1)
+    tenant = Tenant(host)
+    tenant.connect()
+    beat = d.TdhSpdmMng(spdm_id=host.spdm_id(A), operation=SpdmOperation.HEARTBEAT)
+    assert host.module.tdh_spdm_mng(beat, host.now()).pending
+    refused(host, S.OPERAND_BUSY, tenant.unbind)
+    assert tenant.info().active
+
+
+def test_a_context_with_a_stream_to_a_peer_is_not_deleted() -> None:
+    host = PeerHost(vfs=1)
+    host.stream(ID).require("CREATE")
+    connection = host.vmm.pci_tsm.connections[host.pfs[A].address]
+    stream = {"spdm_id": connection.spdm_id, "stream_id": connection.stream.stream_id}
+    host.module.tdh_ide_stream_block(d.TdhIdeStreamBlock(**stream)).require("BLOCK")
+    host.module.tdh_ide_stream_delete(d.TdhIdeStreamDelete(**stream)).require("DELETE")
+    host.vmm.pci_tsm._end_session(connection.mailbox, connection.spdm_id, host.now())
+    delete = d.TdhSpdmDelete(spdm_id=connection.spdm_id)
+    refused(host, S.IDE_STREAM_IN_USE, lambda: host.module.tdh_spdm_delete(delete))
+    host.delete(ID)
+    host.module.tdh_spdm_delete(delete).require("TDH.SPDM.DELETE")
 
 
 # -- translation caches

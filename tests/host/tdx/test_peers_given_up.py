@@ -11,12 +11,16 @@ from typing import Any
 
 import pytest
 
-from host.tdx.peer_recipes import ID, REFRESH, SETUP, S, change, created, gone, keyed, refused
+from host.tdx.peer_recipes import ID, REFRESH, SETUP, S, change, created, gone, keyed, refused, registers
 from peer_scene import A, B, PeerHost, Tenant
 from teeio.abi import device_seamcalls as d
+from teeio.abi import memory_seamcalls as m
 from teeio.abi import peer_calls as p
+from teeio.abi.operands import DevifOperation, DmarLevel
 from teeio.device.bus import FunctionBus
 from teeio.host.vmm.peers import covering
+from teeio.pcie.address import AddressRange
+from teeio.pcie.capabilities.ide import ADDRESS_ASSOCIATION_1, SELECTIVE_SIZE
 from teeio.pcie.ide_tlp import message_code
 from teeio.pcie.link import Way
 from teeio.pcie.link_mode import NON_FLIT
@@ -145,6 +149,60 @@ def test_a_new_stream_gets_no_keys_while_the_device_has_the_old_one(given_up: Gi
     host.delete(ID)
     created(host, second)
     change(host, SETUP)
+
+
+def test_interfaces_that_were_stopped_have_released_the_stream() -> None:
+    """STOP is as good as UNBIND: the next pair needs new keys, and nothing else."""
+    host = PeerHost()
+    tenant, ends = paired(host)
+    for number in (A, B):
+        host.vmm.pci_tsm.guest_req(tenant.vfs[number], DevifOperation.STOP, host.now())
+    second = Tenant(host, vf=1)
+    second.allow().require("ALLOW")
+    refused(host, S.IDE_STREAM_NEEDS_NEW_KEYS, second.bind)
+    change(host, REFRESH)
+    second.bind().require("BIND")
+    second.unbind().require("UNBIND")
+    gone(host, ends)
+
+
+def translation(host: PeerHost, tenant: Tenant) -> Any:
+    """Ask for B's memory as the root port does for A."""
+    agent = next(iter(host.platform.root_complex.agents.values())).trusted
+    assert agent.translator is not None
+    port, stream_id = host.pfs[A].root_port.requester_id, tenant.binding(A).connection.stream.stream_id
+    return agent.translator.translate(port, tenant.vfs[A].function_id, tenant.inbox(B), False, stream_id)
+
+
+def test_accepted_mmio_outside_the_association_is_not_translated() -> None:
+    host = PeerHost(vfs=1)
+    tenant = Tenant(host)
+    tenant.allow().require("ALLOW")
+    nothing = AddressRange(0, 0)
+    memory = covering(tenant.binding(A).mapped)
+    host.stream(ID, memory=memory, peer_memory=nothing).require("CREATE")
+    ends = registers(host, tenant)
+    host.pfs[A].config.set(ADDRESS_ASSOCIATION_1, ends[A].base + SELECTIVE_SIZE, valid=0)
+    change(host, SETUP)
+    for end in ends:
+        assert end.enable()
+    for one, other in ((A, B), (B, A)):
+        tenant.bind(one, other).require("BIND")
+    assert tenant.info().active
+    assert translation(host, tenant) is None
+    tenant.send(B, A)
+    for one, other in ((A, B), (B, A)):
+        tenant.unbind(one, other).require("UNBIND")
+    gone(host, ends)
+
+
+def test_without_a_trusted_dma_entry_there_is_no_translation() -> None:
+    host = PeerHost(vfs=1)
+    tenant, _ = paired(host)
+    assert translation(host, tenant) is not None
+    block = m.TdhDmarBlock(iommu_id=0, level=DmarLevel.PASID, function_id=tenant.vfs[A].function_id)
+    host.module.tdh_dmar_block(block).require("TDH.DMAR.BLOCK")
+    assert translation(host, tenant) is None
 
 
 def test_the_tvm_can_read_that_an_interface_was_given_up() -> None:

@@ -31,9 +31,13 @@ def state_of(module: TdxModule) -> dict[str, Any]:
 
 
 def _peers(peers: PeerRecords) -> Any:
-    streams = [(one.stream_id, one.pages, one.phase, one.key_set, one.change is not None) for one in peers.streams]
+    streams = [
+        (one.stream_id, one.pages, one.phase, one.key_set, one.change and one.change.done, id(one.user))
+        for one in peers.streams
+    ]
     links = {
-        pair: (one.locks, one.allowed, *map(frozenset, (one.asked, one.bound))) for pair, one in peers.links.items()
+        pair: (one.locks, one.allowed, id(one.stream), *map(frozenset, (one.asked, one.bound)))
+        for pair, one in peers.links.items()
     }
     return streams, links
 

@@ -158,6 +158,18 @@ def test_no_vfs_of_a_removed_device_are_made_up(host: Host) -> None:
     assert len(host.vmm.bus.enable_vfs(host.pf, 2)) == 2
 
 
+@pytest.mark.parametrize(("offset", "total"), [(0xFF00, 1), (0xFEFF, 2), (0xFFFF, 0xFFFF)])
+def test_a_device_that_tells_of_vfs_beyond_the_last_bus_is_broken(host: Host, offset: int, total: int) -> None:
+    sriov = host.device.pfs[0].sriov
+    sriov.set(sriov.TOTAL_VFS, count=total)
+    sriov.set(sriov.FIRST_VF_OFFSET, offset=offset)
+    with pytest.raises(TransportError, match="beyond the last bus"):
+        _ = host.pf.last_requester
+    sriov.set(sriov.FIRST_VF_OFFSET, offset=0xFEFF)
+    sriov.set(sriov.TOTAL_VFS, count=1)
+    assert host.pf.last_requester == 0xFFFF
+
+
 def test_address_space_runs_out() -> None:
     space = Space(AddressRange(0x1000, 0x2000))
     assert space.take(0x1000, 0x1000) == 0x1000

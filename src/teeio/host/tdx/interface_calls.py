@@ -118,7 +118,8 @@ class InterfaceCalls(SessionCalls):
             raise Reject(Status.OPERAND_INVALID, "MMIO_REPORTING_OFFSET or the mask does not fit in 64 bits")
         devif.stream.check_ready()
         accepted = any(leaf.state is SeptState.MMIO_MAPPED for leaf in self.records.mmio_mappings(devif))
-        if accepted or self.records.dmar_state(devif) is DmarState.PRESENT:
+        # A blocked entry may be in the IOMMU's caches as it was accepted, until it is invalidated and removed.
+        if accepted or self.records.dmar_state(devif) in (DmarState.PRESENT, DmarState.BLOCKED):
             raise Reject(Status.OPERAND_BUSY, "what the TVM accepted under an earlier lock must be removed first")
 
     # -- the exchange

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from teeio.host.vmm.config_access import Config, HostBar
+from teeio.errors import TransportError
+from teeio.host.vmm.config_access import BROKEN, Config, HostBar
 from teeio.pcie.address import Bdf
 from teeio.pcie.capabilities.doe import DoeCapability
 from teeio.pcie.capabilities.express import ExpressCapability
@@ -16,6 +17,9 @@ from teeio.pcie.capabilities.sriov import VF_BARS_AT, SriovCapability
 
 if TYPE_CHECKING:
     from teeio.host.vmm.vfio import Unit
+
+REQUESTERS = 1 << 16
+"""Requester ids of a segment."""
 
 
 class FunctionKind(Enum):
@@ -74,14 +78,17 @@ class PciFunction:
 
     @property
     def last_requester(self) -> int:
-        """The last requester id of the function and all VFs that it could have."""
+        """The last requester id of the function and all VFs that it could have. Raises `TransportError` if there is none."""
         at = self.extended.get(SriovCapability.ID)
         if at is None:
             return self.address.requester_id
         total = self.config.get(SriovCapability.TOTAL_VFS, "count", at)
         first = self.config.get(SriovCapability.FIRST_VF_OFFSET, "offset", at)
         stride = self.config.get(SriovCapability.VF_STRIDE, "stride", at)
-        return self.address.requester_id + (first + (total - 1) * stride if total else 0)
+        last = self.address.requester_id + (first + (total - 1) * stride if total else 0)
+        if last >= REQUESTERS:
+            raise TransportError(f"{self.address} has VFs beyond the last bus (PCIe Base 9.2.1.2)", remedy=BROKEN)
+        return last
 
     def command(self, **fields: int) -> None:
         """Write fields of the Command register."""
