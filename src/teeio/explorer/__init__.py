@@ -1,8 +1,9 @@
 """Exhaustive exploration: the real TSM, DSM and IOMMU driven through all interleavings of what VMM, TVMs and link can do."""
 
-from teeio.explorer.actions import ACTIONS, Action
-from teeio.explorer.mutants import REMOVALS, Removal
+from teeio.explorer.action import Action
+from teeio.explorer.actions import ACTIONS
 from teeio.explorer.properties import PROPERTIES
+from teeio.explorer.removals import REMOVALS, Removal
 from teeio.explorer.roots import ROOTS
 from teeio.explorer.search import Found, Report, explore, replayed
 from teeio.explorer.world import World

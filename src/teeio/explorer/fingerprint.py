@@ -1,7 +1,8 @@
 """When two worlds count as one state: everything that what can happen next depends on, without what only numbers it.
 
 Left out are sequence numbers, invocation counters, nonces and keys, whose values no decision depends on, and the absolute
-numbers of locks and of TLB epochs: only which of them are equal, or later, matters.
+numbers of locks and of TLB epochs: only which of them are equal, or later, matters. Of invocation counters it is whether
+both ends of the link have the same.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from typing import Any
 
 from teeio.abi.operands import PAGE_SIZE
 from teeio.explorer.world import Tenant, World
+from teeio.host.dmar_tables import qwords
 from teeio.host.secure_ept import SecureEpt
 from teeio.host.tdx.interface import Devif
+from teeio.pcie.ide import Direction, KeySet
+from teeio.pcie.tlp import SubStream
 from teeio.scenarios.stage import STREAM_ID
 from teeio.spdm.state import SessionPhase
 
@@ -24,12 +28,20 @@ def fingerprint(world: World) -> bytes:
 
 
 def _state(world: World) -> Hashable:
-    locks = _Ranks({devif.bind_session_id for devif in _devifs(world)} | {one.attested for one in world.tenants})
+    locks = _Ranks(
+        {devif.bind_session_id for devif in _devifs(world)}
+        | {lock for one in world.tenants for lock in (one.attested, one.allowed)}
+    )
     return (
         tuple(_tenant(world, tenant, locks) for tenant in world.tenants),
         _link(world),
         _iommu(world),
-        len(world.held),
+        _counters(world),
+        world.tap.state(),
+        tuple(world.held),
+        tuple(sorted(world.witness.accepted)),
+        tuple(sorted((page, entry.function_id) for page, entry in world.platform.module.records.mmio._pages.items())),
+        world.iommu.legacy.requesters,
     )
 
 
@@ -61,7 +73,13 @@ def _tenant(world: World, tenant: Tenant, locks: _Ranks) -> Hashable:
         sorted((bar, placed.start) for bar, placed in tdi.function.placed().items()),
         tdi._locked_at == tdi.function.placed(),
         locks[tenant.attested],
+        locks[tenant.allowed],
         len(tenant.ranges),
+        tuple(sorted(tenant.mmio.items())),
+        tenant.shared is not None,
+        tuple(sorted(tenant.guest.machine.domain._pages.items())),
+        tuple(sorted(tenant.guest.machine.shared_ept._pages.items())),
+        tuple(sorted(tenant.guest.machine.shared)),
         None if devif is None else _devif(devif, locks),
         None if binding is None else (binding.tdr, len(binding.mapped.pages), binding.teardown is not None),
         _sept(records.tvm(tenant.tdr).sept, world),
@@ -132,7 +150,24 @@ def _link(world: World) -> Hashable:
     )
 
 
+def _counters(world: World) -> Hashable:
+    """Tell by how much each sub-stream's receiver is behind its sender, as something was lost, held or made twice."""
+    root = world.platform.root_complex.fabric.ports[0].ide._named(STREAM_ID)
+    device = world.platform.device.port.ide._named(STREAM_ID)
+    if root is None or device is None:
+        return None
+    return tuple(
+        sender.stream.slot(key_set, Direction.TX, one)._invocation
+        - receiver.stream.slot(key_set, Direction.RX, one)._invocation
+        for sender, receiver in ((root, device), (device, root))
+        for key_set in KeySet
+        for one in SubStream
+    )
+
+
 def _iommu(world: World) -> Hashable:
-    iommu = world.platform.root_complex.iommus[0]
-    entries = sorted((rid, entry.state.name, entry.sept.tdr) for rid, entry in iommu.trusted.entries.items())
-    return tuple(entries), tuple(sorted(iommu.trusted.iotlb.items())), len(iommu.trusted.queue)
+    unit, tables = world.platform.root_complex.iommus[0].trusted, world.platform.module.records.dmar[0]
+    entries = [(level.name, requester_id, qwords(entry)) for level, requester_id, entry in world.trusted_entries()]
+    contexts = sorted((key, qwords(entry)) for key, entry in unit.contexts.items())
+    pasids = sorted((key, qwords(entry)) for key, entry in unit.pasids.items())
+    return tuple(entries), tuple(contexts), tuple(pasids), tuple(sorted(unit.iotlb.items())), tables.waiting

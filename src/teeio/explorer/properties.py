@@ -1,31 +1,38 @@
-"""What must hold in every state, each as a row: isolation of bytes, T=1 only in RUN, one lock from evidence to start, fresh IVs."""
+"""What must hold in every state, each as a row: isolation of bytes, mappings and calls, T=1 only in RUN, evidence of one lock, fresh IVs.
+
+What cannot be told from a state, since it happened on the way, a witness has noted.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from teeio.abi.operands import PAGE_SIZE
+from teeio.abi.operands import PAGE_SIZE, DmarLevel
 from teeio.errors import TeeioError
+from teeio.explorer.witness import RULES
 from teeio.explorer.world import World
+from teeio.host.dmar_tables import address
 from teeio.host.secure_ept import TRANSLATES, SeptState
-from teeio.scenarios.stage import STREAM_ID
 from teeio.tdisp.messages import InterfaceState
-from teeio.tdisp.tlp_rules import RequesterTlp, Sending
 
 
 @dataclass(frozen=True, slots=True)
 class Property:
-    """A rule over the whole world: `broken` says how it does not hold, or None."""
+    """A rule over the whole world: `broken` says how it does not hold, or None. To look changes nothing, and sends no TLP."""
 
     name: str
     broken: Callable[[World], str | None]
 
 
 def _vmm_reads(world: World) -> str | None:
-    memory = world.platform.vmm.memory.read(0, world.platform.memory.size)
+    """Read all memory that was ever written to; the rest holds zeroes."""
+    memory = world.platform.memory
+    pages = (page for page, written in enumerate(memory._written) if written)
+    seen = b"".join(world.platform.vmm.memory.read(page * PAGE_SIZE, PAGE_SIZE) for page in pages)
     for tenant in world.tenants:
-        if tenant.mark in memory:
+        if tenant.mark in seen:
             return f"the VMM reads the secret of TVM {tenant.name} in memory"
     return None
 
@@ -36,7 +43,7 @@ def _other_reads(world: World) -> str | None:
     for tenant in world.tenants:
         sept = world.platform.module.records.tvm(tenant.tdr).sept
         for _, leaf in sept.leaves():
-            if leaf.state not in TRANSLATES or leaf.state is SeptState.MMIO_MAPPED:
+            if leaf.state not in TRANSLATES or leaf.state is SeptState.MMIO_MAPPED:  # that is another property's
                 continue
             try:
                 seen = memory.view(sept.owner).read(leaf.hpa, leaf.level.size)
@@ -49,26 +56,62 @@ def _other_reads(world: World) -> str | None:
 
 
 def _device_gives(world: World) -> str | None:
-    """Look at the device's memory through T=0, which the VMM has."""
+    """Look at the device's memory with T=0, as the VMM can. No TLP is sent: looking must not change what is looked at."""
     for tenant in world.tenants:
-        bar = tenant.vf.bars[0]
-        seen = world.platform.root_complex.vmm.mmio_read(bar.address + 2 * PAGE_SIZE, 8)
-        if seen == tenant.mark[:8]:
+        reply = world.platform.device.bar_read(tenant.vf.address, 0, 2 * PAGE_SIZE, 8, False, None)
+        if reply.ok and reply.data == tenant.mark[:8]:
             return f"the VMM reads with T=0 what TVM {tenant.name} wrote to its device"
     return None
 
 
-def _trusted_outside_run(world: World) -> str | None:
-    device = world.platform.device
+def _altered(world: World) -> str | None:
+    """Look whether each TVM's page holds what was written there, and its device's memory nothing else either."""
+    memory = world.platform.memory
     for tenant in world.tenants:
-        state = device.tdi(tenant.vf.address).state
-        if state is InterfaceState.RUN:
-            continue
-        if device.bar_read(tenant.vf.address, 0, 0, 4, True, STREAM_ID).ok:
-            return f"the VF of TVM {tenant.name} answers T=1 in {state.name}"
-        if device.tdi(tenant.vf.address).sending(RequesterTlp.MEMORY) is Sending.TRUSTED:
-            return f"the VF of TVM {tenant.name} sends T=1 in {state.name}"
+        sept = world.platform.module.records.tvm(tenant.tdr).sept
+        leaf = sept.translate(tenant.secret)
+        try:
+            page = tenant.mark if leaf is None else memory.view(sept.owner).read(leaf.hpa, len(tenant.mark))
+        except TeeioError:
+            page = tenant.mark  # the TVM is told that the page is poisoned, and takes nothing of it for its own
+        if page != tenant.mark:
+            return f"the page of TVM {tenant.name} holds {page[:32]!r}, which nobody wrote"
+        model: Any = world.platform.device.tdi(tenant.vf.address).function.model
+        if bytes(model.memory).strip(b"\0") not in (b"", tenant.mark[:8]):
+            return f"the device of TVM {tenant.name} holds what its TVM did not write"
     return None
+
+
+def _private_mmio(world: World) -> str | None:
+    """Look where private MMIO leads: to an interface of the same TVM, and once accepted where the TVM has been told."""
+    records = world.platform.module.records
+    for tenant in world.tenants:
+        for gpa, leaf in world.sept(tenant).leaves():
+            if leaf.state not in (SeptState.MMIO_PENDING, SeptState.MMIO_MAPPED):
+                continue
+            entry = records.mmio.entry(leaf.hpa)
+            devif = records.devifs.get(entry.function_id) if entry else None
+            if devif is None or devif.tvm.tdr != tenant.tdr:
+                return f"TVM {tenant.name}'s private MMIO at {gpa:#x} is of no interface of its own"
+            if leaf.state is SeptState.MMIO_MAPPED and tenant.mmio.get(gpa) != leaf.hpa:
+                return f"TVM {tenant.name}'s private MMIO at {gpa:#x} leads to {leaf.hpa:#x}, which no report has there"
+    return None
+
+
+def _trusted_entries(world: World) -> str | None:
+    """Look where the trusted entries lead that count."""
+    records = world.platform.module.records
+    for level, requester_id, entry in world.trusted_entries():
+        devif = records.devifs.get(requester_id)
+        present = level is DmarLevel.PASID and entry.present
+        if present and (devif is None or address(entry) != devif.tvm.tdr):
+            return f"the trusted entry of requester {requester_id:#06x} leads to another TVM than its own"
+    return None
+
+
+def _in_the_clear(world: World) -> str | None:
+    leaked = world.tap.leaked
+    return f"a TLP of {len(leaked)} bytes shows a secret" if leaked is not None else None
 
 
 def _start_on_other_evidence(world: World) -> str | None:
@@ -79,11 +122,11 @@ def _start_on_other_evidence(world: World) -> str | None:
             continue
         if devif.tvm.tdr != tenant.tdr:
             return f"the VF of TVM {tenant.name} runs for another TVM, which has seen no evidence"
-        if devif.bind_session_id != tenant.attested:
-            return (
-                f"the VF of TVM {tenant.name} runs under lock {devif.bind_session_id}, "
-                f"the evidence is of lock {tenant.attested}"
-            )
+        lock, says = devif.bind_session_id, f"the VF of TVM {tenant.name} runs under lock {devif.bind_session_id}"
+        if lock != tenant.attested:
+            return f"{says}, the evidence is of lock {tenant.attested}"
+        if lock != tenant.allowed:
+            return f"{says}, for which its TVM has not allowed the start"
     return None
 
 
@@ -92,12 +135,21 @@ def _repeated_iv(world: World) -> str | None:
     return f"sealed twice with {repeated}" if repeated else None
 
 
+def _witnessed(rule: str) -> Property:
+    return Property(rule, lambda world: world.witness.problems.get(rule))
+
+
 PROPERTIES: tuple[Property, ...] = (
+    *(_witnessed(rule) for rule in RULES),
     Property("no private byte is readable by the VMM", _vmm_reads),
     Property("no private byte is readable by another TVM", _other_reads),
     Property("nothing that a TVM wrote to its device is readable with T=0", _device_gives),
-    Property("no T=1 outside RUN", _trusted_outside_run),
-    Property("no start on evidence of another lock", _start_on_other_evidence),
+    Property("no secret is in the clear on the link", _in_the_clear),
+    Property("nothing is altered on its way", _altered),
+    Property("a TVM's private MMIO is its own interface's, as it was reported", _private_mmio),
+    Property("a trusted entry that counts leads to the interface's TVM", _trusted_entries),
+    Property("no start on evidence of another lock, none that the TVM has not allowed", _start_on_other_evidence),
+    Property("no late TLP of one TVM counts as another's", lambda world: world.tap.late()),
     Property("no key and IV twice", _repeated_iv),
 )
 """All of them."""

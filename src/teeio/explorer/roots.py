@@ -1,9 +1,15 @@
-"""Where an exploration begins: named states of the world, each reached by actions of the trusted life."""
+"""Where an exploration begins: named states of the world, each reached by actions of the trusted life, and what is explored there."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
+
+from teeio.explorer.actions import Topic, choices
+
+BEGINNING = "assigned"
+"""The root to which nothing leads."""
 
 _LIFE = (
     "ask to bind and lock",
@@ -14,21 +20,74 @@ _LIFE = (
     "drive START",
 )
 
-ROOTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+
+def _a(*steps: str) -> tuple[str, ...]:
+    return tuple(f"A: {step}" for step in steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """The actions that lead there from a world in which both VFs are assigned and nothing is locked, and what is explored.
+
+    `topics` and `tenants` choose the actions that are tried from there. Roots with `near` lie within reach of others.
+    """
+
+    name: str
+    trail: tuple[str, ...]
+    topics: Topic
+    tenants: str = "AB"
+    near: bool = False
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """The indices of the actions that are tried."""
+        return choices(self.topics, self.tenants)
+
+
+_RUNNING = _a(*_LIFE)
+_GONE = _a("block the DMA entry", "invalidate the DMA entry", "remove the DMA entry")
+_BOTH = (*_RUNNING, *(f"B: {step}" for step in _LIFE))
+_LINK = Topic.LIFE | Topic.LINK
+_MEMORY = Topic.LIFE | Topic.MEMORY
+_DMA = Topic.LIFE | Topic.DMA
+_MMIO = Topic.LIFE | Topic.MMIO
+_ALL = ~Topic(0)
+
+ROOTS: Mapping[str, Root] = MappingProxyType(
     {
-        "assigned": (),
-        "attested": tuple(f"A: {step}" for step in _LIFE[:2]),
-        "allowed": tuple(f"A: {step}" for step in _LIFE[:5]),
-        "running": (*(f"A: {step}" for step in _LIFE), "A: write to the device", "A: write to the page"),
-        "relocked": (*(f"A: {step}" for step in _LIFE[:2]), "A: drive STOP", "A: drive LOCK"),
-        "page going": (
-            *(f"A: {step}" for step in _LIFE),
-            "A: write to the page",
-            "A: block the page",
-            "A: track the TLBs",
-            "A: invalidate the IOTLB",
-        ),
-        "both running": tuple(f"{name}: {step}" for name in ("A", "B") for step in _LIFE),
+        root.name: root
+        for root in (
+            Root(BEGINNING, (), _ALL),
+            Root("attested", _a(*_LIFE[:2]), _MMIO),
+            Root("allowed", _a(*_LIFE[:5]), _DMA),
+            Root("running", (*_RUNNING, "A: write to the device", "A: write to the page"), _ALL),
+            Root("both bound", ("A: ask to bind and lock", "B: ask to bind and lock"), Topic.MMIO),
+            Root("both running", _BOTH, _MEMORY),
+            Root("altering", (*_RUNNING, "flip a bit of the next IDE TLP"), _LINK, "A"),
+            Root("holding", (*_RUNNING, "hold the next IDE TLP", "A: write to the page"), _LINK, "A"),
+            Root(
+                "sharing", (*_RUNNING, *_a("share a page", "write by the shared address")), Topic.MEMORY, "A", near=True
+            ),
+            Root(
+                "entry blocked", (*_RUNNING, *_a("write to the page", "block the DMA entry")), Topic.DMA, "A", near=True
+            ),
+            Root("entry gone", (*_a(*_LIFE[:3]), *_GONE), Topic.DMA, "A", near=True),
+            Root("entry anew", (*_RUNNING, *_GONE), Topic.DMA, "A", near=True),
+            Root("on the link", _RUNNING, Topic.LINK, "A", near=True),
+            Root("relocked", _a(*_LIFE[:2], "drive STOP", "drive LOCK"), Topic.LIFE, "A", near=True),
+            Root("bound", _a(_LIFE[0]), Topic.MMIO, "A", near=True),
+            Root("page blocked", (*_RUNNING, *_a("write to the page", "block the page")), Topic.MEMORY, "A", near=True),
+            Root(
+                "page going",
+                (
+                    *_RUNNING,
+                    *_a("write to the page", "block the page", "track the TLBs", "invalidate the IOTLB"),
+                ),
+                Topic.MEMORY,
+                "A",
+                near=True,
+            ),
+        )
     }
 )
-"""The actions that lead to each root from a world in which both VFs are assigned and nothing is locked."""
+"""By name."""

@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
+from typing import NamedTuple
 
 from teeio.errors import Misuse
-from teeio.explorer.actions import ACTIONS, Action
+from teeio.explorer.actions import ACTIONS, named
 from teeio.explorer.fingerprint import fingerprint
 from teeio.explorer.ledger import Ledger
 from teeio.explorer.properties import broken
-from teeio.explorer.roots import ROOTS
+from teeio.explorer.roots import BEGINNING, ROOTS
 from teeio.explorer.world import World
 from teeio.observe import Observer, ignore
 from teeio.scenarios.journal import Journal
@@ -34,10 +35,11 @@ Progress = Callable[["Report"], None]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A property that does not hold, how, and the actions that lead there from the root."""
+    """A property that does not hold, how, and the actions that lead there from a root."""
 
     name: str
     problem: str
+    root: str
     trail: tuple[str, ...]
 
 
@@ -63,7 +65,7 @@ class Report:
             "refused": self.refused,
             "found": None
             if found is None
-            else {"property": found.name, "problem": found.problem, "trail": found.trail},
+            else {"property": found.name, "problem": found.problem, "from": found.root, "trail": found.trail},
         }
 
 
@@ -80,30 +82,39 @@ class _Reached:
 
 def at_root(root: str, observer: Observer = ignore) -> World:
     """Build a world and take it to a root. Raises `Misuse` for an unknown root, or one that cannot be reached."""
+    return _walked(root, observer, look=False)[0]
+
+
+def _walked(root: str, observer: Observer = ignore, *, look: bool = True) -> tuple[World, Found | None]:
+    """Take a world to a root; if a property breaks on the way, stop there and say so."""
     if root not in ROOTS:
         raise Misuse(f"there is no root {root!r}", remedy=f"use one of {', '.join(ROOTS)}")
-    world = World.begin(observer)
-    for name in ROOTS[root]:
+    world, trail = World.begin(observer), ROOTS[root].trail
+    for count, name in enumerate(trail, 1):
         refusal = named(name).happen(world)
         if refusal:
             raise Misuse(f"the root {root!r} cannot be reached: {name}: {refusal}")
-    return world
-
-
-def named(name: str) -> Action:
-    """Find an action by its name."""
-    return next(action for action in ACTIONS if action.name == name)
+        problem = broken(world) if look else None
+        if problem is not None:
+            return world, Found(*problem, BEGINNING, trail[:count])
+    return world, None
 
 
 def explore(
     root: str, depth: int, *, workers: int = 2, mutant: Mutant | None = None, progress: Progress | None = None
 ) -> Report:
-    """Explore all sequences of up to `depth` actions from a root, on a mutant if one is given."""
+    """Explore all sequences of up to `depth` actions from a root, on a mutant if one is given.
+
+    What breaks on the way to the root is found as well: its trail then begins where that way does.
+    """
     with ExitStack() as stack:
         if mutant is not None:
             stack.enter_context(mutant.living())
         stack.enter_context(Ledger.watching())
-        world = at_root(root)
+        world, found = _walked(root)
+        if found is not None:
+            count = len(found.trail)
+            return Report(root, depth, states=count + 1, steps=count, found=found)
         report = _search(world, root, depth, workers, progress)
         if report.found is None:
             return report
@@ -120,7 +131,7 @@ def _search(world: World, root: str, depth: int, workers: int, progress: Progres
     report = Report(root, depth, states=1)
     problem = broken(world)
     if problem is not None:
-        report.found = Found(*problem, ())
+        report.found = Found(*problem, root, ())
         return report
     visited = {fingerprint(world): depth}
     gc.collect()
@@ -131,7 +142,7 @@ def _search(world: World, root: str, depth: int, workers: int, progress: Progres
         pid = os.fork()
         if pid == 0:
             ours.close()
-            os._exit(_work(world, depth, theirs, range(number, len(ACTIONS), workers)))
+            os._exit(_work(world, _Walk(root, theirs), depth, number, workers))
         theirs.close()
         connections.append((pid, ours))
     _coordinate(report, visited, [ours for _, ours in connections], progress)
@@ -159,7 +170,9 @@ def _coordinate(
             report.steps += 1
             report.refused += reached.refused
             if reached.problem is not None and report.found is None:
-                report.found = Found(*reached.problem, tuple(ACTIONS[index].name for index in reached.trail))
+                report.found = Found(
+                    *reached.problem, report.root, tuple(ACTIONS[index].name for index in reached.trail)
+                )
             ready.send(_verdict(report, visited, reached))
             if progress is not None and not report.steps % 64:
                 report.states = len(visited)
@@ -175,23 +188,30 @@ def _verdict(report: Report, visited: dict[bytes, int], reached: _Reached) -> in
     return GO if reached.left else LEAVE
 
 
-def _work(world: World, depth: int, connection: Connection, first: range) -> int:
+class _Walk(NamedTuple):
+    """What all steps of a worker have in common: where it began, and whom to tell."""
+
+    root: str
+    connection: Connection
+
+
+def _work(world: World, walk: _Walk, depth: int, number: int, workers: int) -> int:
     gc.disable()
-    return _expand(world, depth, (), connection, first)
+    return _expand(world, walk, depth, (), ROOTS[walk.root].choices[number::workers])
 
 
-def _expand(world: World, left: int, trail: tuple[int, ...], connection: Connection, choices: range) -> int:
+def _expand(world: World, walk: _Walk, left: int, trail: tuple[int, ...], choices: Sequence[int]) -> int:
     """Take every action in a child of its own."""
     for index in choices:
         pid = os.fork()
         if pid == 0:
-            os._exit(_step(world, left - 1, (*trail, index), connection))
+            os._exit(_step(world, walk, left - 1, (*trail, index)))
         if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == _STOPPED:
             return _STOPPED
     return 0
 
 
-def _step(world: World, left: int, trail: tuple[int, ...], connection: Connection) -> int:
+def _step(world: World, walk: _Walk, left: int, trail: tuple[int, ...]) -> int:
     problem: tuple[str, str] | None
     refusal = ""
     try:
@@ -199,11 +219,11 @@ def _step(world: World, left: int, trail: tuple[int, ...], connection: Connectio
         problem, state = broken(world), fingerprint(world)
     except Exception as error:
         problem, state = ("nothing but a TeeioError comes out", f"{type(error).__name__}: {error}"), b""
-    connection.send(_Reached(state, left, trail, bool(refusal), problem))
-    verdict = connection.recv()
+    walk.connection.send(_Reached(state, left, trail, bool(refusal), problem))
+    verdict = walk.connection.recv()
     if verdict == STOP:
         return _STOPPED
-    return _expand(world, left, trail, connection, range(len(ACTIONS))) if verdict == GO else 0
+    return _expand(world, walk, left, trail, ROOTS[walk.root].choices) if verdict == GO else 0
 
 
 def replayed(root: str, trail: Sequence[str], mutant: Mutant | None) -> Journal:

@@ -9,10 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from teeio.abi.operands import PAGE_SIZE
+from teeio.abi import memory_seamcalls as m
+from teeio.abi.operands import PAGE_SIZE, DmarLevel, Invalidation
+from teeio.accelerator_interface import MEMORY_OFFSET, REGISTER_BAR
 from teeio.device.configuration import Configuration
+from teeio.device.tdi import Tdi
+from teeio.errors import Reject
 from teeio.explorer.ledger import Ledger
+from teeio.explorer.tap import Tap
+from teeio.explorer.witness import Witness
 from teeio.guest.accept import AssignedInterface, TeeRange
+from teeio.guest.tvm import MemoryRegion
+from teeio.host.dmar_tables import DmarEntry
+from teeio.host.iommu import Iommu
+from teeio.host.secure_ept import SecureEpt
 from teeio.host.vmm.bus import PciFunction
 from teeio.host.vmm.vfio import UnitKind
 from teeio.observe import Observer, ignore
@@ -25,7 +35,11 @@ NAMES = ("A", "B")
 
 @dataclass(slots=True)
 class Tenant:
-    """A TVM with its VF. `attested` is the lock whose evidence it has seen; `secret` the guest address of its secret."""
+    """A TVM with its VF, and what the TVM knows.
+
+    `attested` is the lock whose evidence it has seen, `allowed` the one for which it has allowed the start; `mmio` says where
+    the private MMIO that it has accepted leads, by guest address; `shared` is what it shares; `secret` is where its secret lies.
+    """
 
     name: str
     guest: Guest
@@ -33,12 +47,36 @@ class Tenant:
     interface: AssignedInterface
     secret: int
     attested: int = 0
+    allowed: int = 0
     ranges: tuple[TeeRange, ...] = ()
+    reporting_offset: int = 0
+    mmio: dict[int, int] = field(default_factory=dict)
+    shared: MemoryRegion | None = None
 
     @property
     def mark(self) -> bytes:
         """What the TVM, and its device on its behalf, write; nobody else may ever read it."""
         return f"secret of TVM {self.name}; ".encode() * 4
+
+    @property
+    def public(self) -> bytes:
+        """What everybody may know."""
+        return f"known of TVM {self.name}; ".encode() * 4
+
+    @property
+    def shared_page(self) -> int:
+        """The guest address, without the shared bit, of the page that it shares, or would."""
+        return self.secret + PAGE_SIZE
+
+    @property
+    def registers(self) -> int:
+        """The guest address of BAR 0."""
+        return next(bar.gpa for bar in self.interface.function.bars if bar.number == REGISTER_BAR)
+
+    @property
+    def device_page(self) -> int:
+        """The guest address of the page of the device's memory on which the TVM writes its secret."""
+        return self.registers + MEMORY_OFFSET + PAGE_SIZE
 
     @property
     def spare(self) -> int:
@@ -63,6 +101,8 @@ class World:
     platform: Platform
     pf: PciFunction
     tenants: tuple[Tenant, ...]
+    tap: Tap
+    witness: Witness
     ledger: Ledger | None = field(default_factory=lambda: Ledger.current)
     held: list[int] = field(default_factory=list)
 
@@ -78,7 +118,7 @@ class World:
         respond = platform.device.responder.respond
         connection.mailbox.courier = lambda data_object, now: respond(data_object, now) or b""
         tenants = tuple(_tenant(platform, name, vf) for name, vf in zip(NAMES, pf.vfs, strict=True))
-        return cls(platform, pf, tenants)
+        return cls(platform, pf, tenants, Tap(platform), Witness(platform))
 
     @property
     def pci_tsm(self) -> Any:
@@ -89,6 +129,41 @@ class World:
     def tsm(self) -> Any:
         """The TSM, as the VMM calls it."""
         return self.platform.module
+
+    @property
+    def iommu_id(self) -> int:
+        """The IOMMU of the device."""
+        return next(iter(self.platform.vmm.pci_tsm.connections.values())).iommu_id
+
+    @property
+    def iommu(self) -> Iommu:
+        """The IOMMU itself."""
+        return self.platform.root_complex.iommus[self.iommu_id]
+
+    def other(self, tenant: Tenant) -> Tenant:
+        """Give the other tenant."""
+        return next(one for one in self.tenants if one is not tenant)
+
+    def sept(self, tenant: Tenant) -> SecureEpt:
+        """Give a TVM's secure EPT."""
+        return self.platform.module.records.tvm(tenant.tdr).sept
+
+    def tdi(self, tenant: Tenant) -> Tdi:
+        """Give a tenant's TDI as the device has it."""
+        return self.platform.device.tdi(tenant.vf.address)
+
+    def trusted_entries(self) -> tuple[tuple[DmarLevel, int, DmarEntry], ...]:
+        """Give the trusted entries in use; none if somebody wrote into a table, as nothing can be read there then."""
+        try:
+            return tuple(self.platform.module.records.dmar[self.iommu_id].entries())
+        except Reject:
+            return ()
+
+    def invalidate(self, scope: Invalidation, target: int) -> None:
+        """Have an invalidation queued and carried out, as the VMM does. Raises `CallRefused`."""
+        request = m.TdhIqinvReq(iommu_id=self.iommu_id, scope=scope, target=target)
+        self.platform.module.tdh_iqinv_req(request).require("TDH.IQINV.REQ")
+        self.platform.module.tdh_iqinv_proc(m.TdhIqinvProc(iommu_id=self.iommu_id)).require("TDH.IQINV.PROC")
 
     def now(self) -> float:
         """Read the clock."""

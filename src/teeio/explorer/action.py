@@ -1,0 +1,66 @@
+"""What an action is: one thing that somebody can do, whether it makes sense or not, and what it is about.
+
+An action that is refused is no error: that it changes nothing is what is explored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Flag, auto
+from typing import NamedTuple
+
+from teeio.errors import TeeioError
+from teeio.explorer.world import Tenant, World
+
+
+class Topic(Flag):
+    """What an action is about, one thing or several; a root says which topics are explored from it."""
+
+    LIFE = auto()
+    MEMORY = auto()
+    DMA = auto()
+    MMIO = auto()
+    LINK = auto()
+
+    def __str__(self) -> str:
+        """Name the topics."""
+        return "all" if self == ~Topic(0) else ", ".join((one.name or "").lower() for one in self)
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One thing that can happen. `do` raises `TeeioError` where it is refused. `tenant` is whose it is, if anybody's."""
+
+    name: str
+    actor: str
+    topic: Topic
+    do: Callable[[World], object]
+    tenant: str = ""
+
+    def happen(self, world: World) -> str:
+        """Let it happen; give why it was refused, or an empty text."""
+        try:
+            self.do(world)
+        except TeeioError as error:
+            return str(error).splitlines()[0]
+        return ""
+
+
+class Own(NamedTuple):
+    """An action that there is for each tenant, or for the first alone: what the second could do is the same."""
+
+    actor: str
+    name: str
+    topic: Topic
+    do: Callable[[World, Tenant], object]
+    of: str = "AB"
+
+
+class Common(NamedTuple):
+    """An action that there is once."""
+
+    actor: str
+    name: str
+    topic: Topic
+    do: Callable[[World], object]
