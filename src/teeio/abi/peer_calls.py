@@ -137,7 +137,7 @@ class TdgP2pAllow:
     alias=OWN,
 )
 class TdgP2pRevoke:
-    """Take it back: from now on no translation leads from one to the other, and both devices are told to forget theirs."""
+    """Take it back: no translation leads from one to the other any more, and both devices are told to forget theirs."""
 
     function_id: FunctionId
     peer_function_id: FunctionId
@@ -148,8 +148,8 @@ class P2pInfo:
     """What the TSM vouches for, of one moment.
 
     `ends` counts the interfaces whose device was asked to bind the stream for this pair and was not seen to release it,
-    whatever else was taken back or lost: only at 0 are they released. `active` says that direct access works: allowed, both in RUN under the locks that were
-    named, both bound, the stream keyed.
+    whatever else was taken back or lost: only at 0 are they released. `active` says that direct access works: allowed,
+    both in RUN under the locks that were named, both bound, the stream keyed.
     """
 
     allowed: bool

@@ -109,6 +109,9 @@ def test_an_association_of_mmio_that_is_on_its_way_out() -> None:
         block = m.TdhMmioBlock(tdr=tenant.guest.machine.tdr, gpa=gpa, level=page.level)
         host.module.tdh_mmio_block(block).require("TDH.MMIO.BLOCK")
     refused(host, S.P2P_STREAM_MISMATCH, tenant.bind)
+    # The VMM may associate all addresses there are with a device: that takes no longer.
+    host.module.records.peers.streams[0].ends[A].memory = AddressRange(0, 1 << 63)
+    refused(host, S.P2P_STREAM_MISMATCH, tenant.bind)
 
 
 def test_a_release_that_is_refused_leaves_the_binding() -> None:

@@ -272,7 +272,14 @@ def _blocked(tenant: Tenant, ends: Any) -> None:
     tenant.host.module.tdh_p2p_stream_block(block).require("TDH.P2P.STREAM.BLOCK")
 
 
-@pytest.mark.parametrize(("what", "status"), [(_revoked, S.P2P_NOT_ALLOWED), (_blocked, S.IDE_STREAM_BLOCKED)])
+def _deleted(tenant: Tenant, ends: Any) -> None:
+    tenant.host.delete(ID)
+
+
+@pytest.mark.parametrize(
+    ("what", "status"),
+    [(_revoked, S.P2P_NOT_ALLOWED), (_blocked, S.IDE_STREAM_BLOCKED), (_deleted, S.OPERAND_INVALID)],
+)
 def test_what_is_lost_while_the_device_is_asked_is_not_bound(what: Any, status: Any) -> None:
     host = PeerHost(vfs=1)
     tenant = Tenant(host)
@@ -283,4 +290,5 @@ def test_what_is_lost_while_the_device_is_asked_is_not_bound(what: Any, status: 
     what(tenant, ends)
     assert tenant.bind().status is status
     assert tenant.tdi(A).interface.p2p_streams == frozenset()
-    gone(host, ends)
+    assert tenant.binding(A).connection.stream.secure, "the session goes on"
+    assert host.module.records.contexts[host.spdm_id(A)].agent.task is None

@@ -35,14 +35,14 @@ class PeerBindCalls(PeerStreamCalls):
         link, number = self._pair(call.function_id, call.peer_function_id)
         devif = link.devifs[number]
         task: Task = "TDH.P2P.BIND", devif.function_id, call.stream_id
-        if devif.stream.spdm.agent.task is None:
-            stream = self._check_bindable(link, number, call.stream_id)
-        else:
-            stream = self.records.peers.stream(devif.stream.spdm, call.stream_id)
+        context = devif.stream.spdm
+        if context.agent.task is None:
+            self._check_bindable(link, number, call.stream_id)
 
         def bind() -> Flow[None]:
-            yield from check_registers(stream, stream.end_of(devif.stream.spdm))
-            self._check_bindable(link, number, stream.stream_id)  # the VMM has made other calls meanwhile
+            stream = self.records.peers.stream(context, call.stream_id)
+            yield from check_registers(stream, stream.end_of(context))
+            self._check_bindable(link, number, call.stream_id)  # the VMM has made other calls meanwhile
             # From here on the device may have bound it, whether or not its answer comes.
             link.stream, stream.user = stream, link
             link.asked.add(devif.function_id)
@@ -121,7 +121,8 @@ class PeerBindCalls(PeerStreamCalls):
             )
         for one in link.devifs:
             end = stream.ends[stream.end_of(one.stream.spdm)]
-            if not megabytes(end.memory) <= addressable(self.records, one):
+            accepted = addressable(self.records, one)
+            if not all(number in accepted for number in megabytes(end.memory)):
                 raise Reject(
                     Status.P2P_STREAM_MISMATCH,
                     f"the address association {end.memory} goes beyond the accepted MMIO of {one.name}",

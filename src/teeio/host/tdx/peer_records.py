@@ -247,6 +247,6 @@ def addressable(records: Records, devif: Devif) -> frozenset[int]:
     )
 
 
-def megabytes(memory: AddressRange) -> frozenset[int]:
-    """Give the MiB of a range, by number."""
-    return frozenset(range(memory.start // MEGABYTE, -(-memory.end // MEGABYTE)))
+def megabytes(memory: AddressRange) -> range:
+    """Give the MiB of a range, by number; there may be very many."""
+    return range(memory.start // MEGABYTE, -(-memory.end // MEGABYTE))

@@ -12,6 +12,7 @@ from teeio.scenarios.attacks.evidence import EVIDENCE
 from teeio.scenarios.attacks.keys import KEYS
 from teeio.scenarios.attacks.link import LINK
 from teeio.scenarios.attacks.locking import LOCKING
+from teeio.scenarios.attacks.peers import PEERS
 from teeio.scenarios.attacks.published import PUBLISHED
 from teeio.scenarios.attacks.records import RECORDS
 from teeio.scenarios.attacks.running import RUNNING
@@ -35,6 +36,7 @@ ATTACKS: Mapping[str, Scenario] = MappingProxyType(
                 *STARTING,
                 *EVIDENCE,
                 *RUNNING,
+                *PEERS,
             ),
             key=lambda one: one.number,
         )
