@@ -42,4 +42,6 @@ def test_what_is_revoked_during_the_day_is_told_at_once(manufacturer: Manufactur
     assert status(after, NOON + 60) is Revocation.REVOKED
     assert all(list_number(new) > list_number(old) for new, old in zip(after, before, strict=True))
     assert status(manufacturer.revocation_lists(NOON + DAY, [leaf]), NOON + DAY) is Revocation.REVOKED
+    midnight = NOON + DAY / 2
+    assert status(manufacturer.revocation_lists(midnight, [leaf]), midnight - 60) is Revocation.REVOKED, "a slow clock"
     assert status(before, NOON + 9 * DAY) is Revocation.UNKNOWN, "too old"
