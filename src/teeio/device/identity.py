@@ -105,7 +105,8 @@ class Manufacturer:
     def revocation_lists(self, now: float, revoked: Sequence[bytes] = ()) -> tuple[bytes, ...]:
         """Publish the revocation lists of the day that is `now`, good for a week more; `revoked` are DER certificates.
 
-        They are valid from the day before, for clocks that are slow. They are signed anew when the day or what is revoked is another, with a higher CRLNumber (RFC 5280 section 5.2.3).
+        They are valid from the day before, for clocks that are slow, and signed anew when the day or what is revoked is another,
+        with a higher CRLNumber (RFC 5280 section 5.2.3).
         """
         day = int(now) // DAY * DAY
         published = self._published.get((day, tuple(revoked)))
