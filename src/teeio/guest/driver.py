@@ -147,8 +147,8 @@ class AcceleratorDriver:
             raise Incompatible("the device has no session key", remedy="agree one, or send the data in the clear")
         if AcceleratorRegisters.CAPABILITY.get(capability, "ring_limit") < self._ring_size:
             raise Incompatible(f"the device has no rings of {self._ring_size} descriptors")
-        for layout in (Descriptor, Completion):
-            layout.codec(NO_FACTS.version)  # compiled on first use, which is no cost of a data path
+        # Compiled on first use, which is no cost of a data path.
+        _ = Descriptor.codec(NO_FACTS.version).encode, Completion.codec(NO_FACTS.version).decode
         self._ring = self._dma.allocate(self._ring_size * DESCRIPTOR_SIZE, now)
         self._completions = self._dma.allocate(self._ring_size * COMPLETION_SIZE, now)
         self._write(AcceleratorRegisters.RING_LOW, now, address=(self._ring.gpa & ALL_ONES) >> 6)
