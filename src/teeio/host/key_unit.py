@@ -11,15 +11,12 @@ from teeio.abi.operands import NO_OPTIONS, StreamOptions
 from teeio.ide_km.messages import Direction, KeySet, KeySlot, key_slots
 from teeio.pcie import ide as pcie_ide
 from teeio.pcie.address import AddressRange, Bdf
-from teeio.pcie.capabilities.ide import IdeCapability, StreamBlock
+from teeio.pcie.capabilities.ide import MEGABYTE, IdeCapability, StreamBlock
 from teeio.pcie.ide_key import FIRST_INVOCATION
 from teeio.pcie.ide_port import ProgramResult
 from teeio.pcie.ports import RootPort
 from teeio.pcie.registers import Register
 from teeio.pcie.tlp import SubStream
-
-MEGABYTE = 1 << 20
-"""Granularity of an address association."""
 
 
 def partner_slot(slot: KeySlot) -> KeySlot:

@@ -16,13 +16,13 @@ from teeio.abi.operands import KmOperation
 from teeio.abi.statuses import Status
 from teeio.abi.tdcalls import NO_BIND_SESSION
 from teeio.errors import Reject
-from teeio.host.key_unit import MEGABYTE
 from teeio.host.secure_ept import SeptState
 from teeio.host.tdx.interface import Devif
 from teeio.host.tdx.records import SpdmContext, StreamPhase
 from teeio.ide_km.messages import KeySet, KeySlot
 from teeio.observe import Observer, StateChanged, ignore
 from teeio.pcie.address import AddressRange, Bdf
+from teeio.pcie.capabilities.ide import MEGABYTE
 from teeio.spdm.state import Session
 from teeio.tdisp.messages import InterfaceState, LockFlags
 

@@ -16,6 +16,7 @@ from teeio.pcie.capabilities.ide import (
     ADDRESS_BLOCK_SIZE,
     FIRST_STREAM,
     LINK_SIZE,
+    MEGABYTE,
     RID_ASSOCIATION_1,
     RID_ASSOCIATION_2,
     SECURE,
@@ -32,8 +33,6 @@ COPIED_FROM = IdeCapability.CAPABILITY.offset
 
 AES_GCM_256_96B = 0
 """The one algorithm of IDE: AES-GCM with a 256-bit key and a 96-bit MAC."""
-
-MEGABYTE = 1 << 20
 
 _CLAUSE = "PCIe Base 6.33.3, QUERY_RESP"
 

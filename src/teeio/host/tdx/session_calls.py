@@ -11,7 +11,6 @@ from teeio.abi.operands import KmOperation, PagesReturned, SpdmOperation
 from teeio.abi.statuses import Status
 from teeio.errors import Reject, TeeioError
 from teeio.flow import Done, Flow, Send, Wait
-from teeio.host.key_unit import MEGABYTE
 from teeio.host.tdx import stream_keys
 from teeio.host.tdx.answering import Answering, answers, answers_in_time
 from teeio.host.tdx.records import IdeStream, Records, SpdmContext, StreamPhase, requester_id_of
@@ -19,6 +18,7 @@ from teeio.host.tdx.stream_keys import StreamEnds
 from teeio.host.tdx.tpa import Agent, DeviceEvidence, Task
 from teeio.ide_km.messages import KeySet
 from teeio.pcie.address import AddressRange, Bdf
+from teeio.pcie.capabilities.ide import MEGABYTE
 from teeio.spdm.state import Settings
 
 V = TypeVar("V")

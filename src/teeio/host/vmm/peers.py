@@ -17,13 +17,14 @@ from teeio.abi import Result, VmmToTsm
 from teeio.abi import peer_calls as p
 from teeio.abi.operands import KmOperation
 from teeio.errors import Incompatible, Misuse, TeeioError
-from teeio.host.vmm.bus import MEGABYTE, PciFunction
+from teeio.host.vmm.bus import PciFunction
 from teeio.host.vmm.page_lender import PageLender
 from teeio.host.vmm.stream_registers import DeviceStream
 from teeio.host.vmm.teardown import Teardown
 from teeio.host.vmm.trusted_mappings import MappedInterface
 from teeio.pcie.address import AddressRange
 from teeio.pcie.capabilities.ats import AtsCapability
+from teeio.pcie.capabilities.ide import MEGABYTE
 
 if TYPE_CHECKING:
     from teeio.host.vmm.pci_tsm import Binding, Connection

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from teeio.abi.operands import NO_OPTIONS, StreamOptions
 from teeio.errors import Incompatible
-from teeio.host.vmm.bus import MEGABYTE, Config, PciFunction
+from teeio.host.vmm.bus import Config, PciFunction
 from teeio.pcie.address import AddressRange, Bdf
 from teeio.pcie.capabilities.ide import (
     ADDRESS_ASSOCIATION_1,
@@ -21,6 +21,7 @@ from teeio.pcie.capabilities.ide import (
     ADDRESS_BLOCK_SIZE,
     FIRST_STREAM,
     LINK_SIZE,
+    MEGABYTE,
     RID_ASSOCIATION_1,
     RID_ASSOCIATION_2,
     SECURE,

@@ -26,8 +26,10 @@ ADDRESS_BLOCK_SIZE = 0x0C
 SECURE = 2
 """Stream state in the status registers; 0 is Insecure."""
 
+MEGABYTE = 1 << 20
+"""Granularity of an address association."""
+
 _BOUND = Locked.IF_STREAM_BOUND
-_MEGABYTE = 1 << 20
 
 
 def _control(*more: BitField) -> tuple[BitField, ...]:
@@ -155,7 +157,7 @@ class StreamBlock:
         found = []
         for first, second, third in self.addresses:
             start = self.block.get(third, "base") << 32 | self.block.get(first, "base") << 20
-            end = (self.block.get(second, "limit") << 32 | self.block.get(first, "limit") << 20) + _MEGABYTE
+            end = (self.block.get(second, "limit") << 32 | self.block.get(first, "limit") << 20) + MEGABYTE
             if self.block.get(first, "valid") and start < end:
                 found.append(AddressRange(start, end - start))
         return found
