@@ -104,8 +104,8 @@ def test_a_unit_of_two_has_one_mac() -> None:
     data = PAYLOAD * 2
     sealed = AESGCM(KEY).encrypt((1).to_bytes(12, "big"), data + pcrc(data), bytes.fromhex("".join(clear)))
     assert frames == [bytes.fromhex(clear[0]) + sealed[:16], bytes.fromhex(clear[1]) + sealed[16:-4]]
-    assert far.receive(frames[0]) == []
-    assert far.receive(frames[1]) == [(MWR, True)] * 2
+    assert far.receive(frames[0]) == ()
+    assert far.receive(frames[1]) == ((MWR, True),) * 2
 
 
 # -- sealing and opening
@@ -284,7 +284,7 @@ def test_units_open_whole(tlps: list[Tlp], with_pcrc: bool) -> None:
     assert [take(frame).trailer is Trailer.NONE for frame in frames] == [True] * (len(tlps) - 1) + [False]
     *rest, last = (far.receive(frame) for frame in frames)
     assert not any(rest)
-    assert last == [(tlp, True) for tlp in tlps]
+    assert last == tuple((tlp, True) for tlp in tlps)
     assert far.open(near.seal(CPL, True)) == (CPL, True)
 
 

@@ -17,7 +17,6 @@ from teeio.pcie.ide_key import (
     IdeCheckFailed,
     KeySlot,
     PcrcCheckFailed,
-    SlotState,
     initialization_vector,
 )
 from teeio.pcie.ide_tlp import SUB_STREAM_SHIFT, ide_escort, ide_sync
@@ -29,7 +28,7 @@ PASID_PREFIX = bytes.fromhex("91000001")
 def ready(key: bytes = KEY) -> KeySlot:
     slot = KeySlot()
     slot.install(key)
-    slot.state = SlotState.READY
+    assert slot.go()
     return slot
 
 
@@ -119,7 +118,7 @@ def test_shapes_are_remembered_and_bounded(monkeypatch: pytest.MonkeyPatch) -> N
             far.open(near.seal(write._replace(header=header)))
         if near.sync_due:
             far.open(near.seal_sync(0x100, 8))
-        assert len(far._shapes) <= MAX_SHAPES
+        assert len(far._known) <= MAX_SHAPES
     monkeypatch.setattr("teeio.pcie.ide.shape_of", None)
     assert far.open(near.seal(write._replace(header=header)))[0].payload == bytes(4096)
 
@@ -130,7 +129,7 @@ def test_other_prefixes_are_part_of_a() -> None:
     for _ in range(2):
         assert far.open(near.seal(prefixed, True)) == (prefixed, True)
         assert far.open(near.seal(MWR)) == (MWR, False)
-    assert len(far._shapes) == 1
+    assert len(far._known) == 1
     frame = bytearray(near.seal(prefixed))
     frame[7] ^= 1
     with pytest.raises(IdeCheckFailed, match="MAC"):
@@ -161,13 +160,13 @@ def test_a_pcrc_that_fails_takes_its_unit_with_it() -> None:
     near, _ = pair(aggregation=(2, 1, 1))
     _, far = pair(aggregation=(2, 1, 1), pcrc=True)
     first, second = near.seal_unit([MWR, MWR])
-    assert far.receive(first) == []
+    assert far.receive(first) == ()
     with pytest.raises(PcrcCheckFailed):
         far.receive(second)
     assert far.secure
-    assert far.receive(near.seal(MRD)) == [(MRD, False)]
+    assert far.receive(near.seal(MRD)) == ((MRD, False),)
     unit = near.seal_unit([MWR, MWR])
-    assert far.receive(unit[0]) == []
+    assert far.receive(unit[0]) == ()
     with pytest.raises(PcrcCheckFailed):
         far.receive(unit[1])
 
@@ -179,7 +178,7 @@ def test_a_sync_inside_a_unit_counts() -> None:
     sync = ide_sync(0x100, 8, 4, 4)
     frames = near.seal_unit([sync, MWR])
     near._sent = [1, 1]
-    assert [far.receive(frame) for frame in frames] == [[], [(sync, False), (MWR, False)]]
+    assert [far.receive(frame) for frame in frames] == [(), ((sync, False), (MWR, False))]
     for follower in (MRD, CPL):
         assert far.open(near.seal(follower)) == (follower, False)
     near.seal(MWR)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
@@ -13,6 +13,10 @@ from teeio.errors import AuthenticationFailed, Incompatible
 
 TAG_SIZE = 16
 NONCE_SIZE = 12
+
+
+Seal: TypeAlias = Callable[[bytes, bytes, bytes | None], bytes]
+"""What encrypts: of nonce, plaintext and associated data (or None) it makes ciphertext and tag."""
 
 
 class Cipher(Protocol):
@@ -49,7 +53,7 @@ class AeadKey:
         if make is None:
             raise Incompatible(f"no implementation of {suite.name}", remedy="negotiate AES-GCM or ChaCha20-Poly1305")
         self._cipher = make(key)
-        self.seal: Final = self._cipher.encrypt
+        self.seal: Final[Seal] = self._cipher.encrypt
 
     def open(self, nonce: bytes, sealed: bytes, associated: bytes) -> bytes:
         """Decrypt ciphertext and tag. Raises `AuthenticationFailed`."""

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 
+from teeio.pcie import ide_key
 from teeio.pcie.ide_key import KeySlot
 from teeio.scenarios.scenario import Mutant, Removed
 
 
 class Ledger:
-    """The pairs of key and invocation used for sealing. `repeated` is the first pair that came twice."""
+    """The pairs of key and IV used for sealing. `repeated` is the first pair that came twice."""
 
     current: Ledger | None = None
     """The ledger of the exploration under way; forked processes have a copy each."""
@@ -19,7 +20,7 @@ class Ledger:
     def __init__(self) -> None:
         self.repeated: str | None = None
         self._keys: dict[KeySlot, bytes] = {}
-        self._used: set[tuple[bytes, int]] = set()
+        self._used: set[tuple[bytes, bytes]] = set()
 
     @classmethod
     @contextmanager
@@ -44,7 +45,7 @@ class Ledger:
             cls.current = None
 
     def _note(self, slot: KeySlot) -> None:
-        used = (self._keys.get(slot, b""), slot._invocation)
+        used = (self._keys.get(slot, b""), ide_key.initialization_vector(slot._invocation))
         if used in self._used:
-            self.repeated = self.repeated or f"invocation {used[1]} of key {used[0].hex()}"
+            self.repeated = self.repeated or f"IV {used[1].hex()} of key {used[0].hex()}"
         self._used.add(used)

@@ -15,7 +15,7 @@ from teeio.pcie.flit_encoding import encode_head
 from teeio.pcie.flit_headers import OhcC
 from teeio.pcie.flit_types import Trailer
 from teeio.pcie.ide import Stream
-from teeio.pcie.ide_frame import NO_UNITS, Shape, check_sub_stream, cutting
+from teeio.pcie.ide_frame import NO_UNITS, PR, Shape, check_sub_stream, cutting
 from teeio.pcie.ide_key import IdeCheckFailed
 from teeio.pcie.ide_tlp import ESCORTED_FLAG, K_FLAG, M_FLAG, P_FLAG, SUB_STREAM_SHIFT, T_FLAG, message_code
 from teeio.pcie.tlp import Tlp
@@ -53,8 +53,8 @@ class FlitStream(Stream):
         ).encode()
         return encode_head(tlp, self.segment, ohc_c, _TRAILERS[flags & (M_FLAG | P_FLAG)], ide=True)
 
-    def _learn(self, frame: bytes) -> Shape:
-        """Work out the shape of a frame; it is not remembered, since no few bytes at one place determine it."""
+    def _shape_of(self, frame: bytes) -> Shape:
+        """Work out the shape of a frame; it is not remembered (`header` is 0), since no few bytes at one place determine it."""
         try:
             taken = take(frame)
             tlp = decode_head(taken, self.segment)
@@ -75,6 +75,7 @@ class FlitStream(Stream):
             raise IdeCheckFailed(NO_UNITS, "PCIe Base 6.33.6")
         return FlitShape(
             sub_stream=sub_stream,
+            posted=sub_stream == PR,
             key_set=int(flags & K_FLAG > 0),
             t_bit=flags & T_FLAG > 0,
             last=last,
@@ -82,6 +83,7 @@ class FlitStream(Stream):
             message=message_code(tlp) is not None and not taken.payload,
             escorted=self.settings.escorts and flags & ESCORTED_FLAG > 0,
             header=0,
+            simple=False,
             counter=at + 1,
             split=cutting(taken.head, taken.payload, last, with_pcrc),
             tlp=tlp,

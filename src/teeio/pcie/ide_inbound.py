@@ -69,11 +69,11 @@ class Inbound:
         self.escorts -= 1
 
     def gather(self, part: Part) -> list[Part]:
-        """Take a TLP of a unit of several; give all of them when the last has come (PCIe Base 6.33.6)."""
+        """Take a TLP of a unit; give all of them when the last has come (PCIe Base 6.33.6)."""
         unit = [*self.pending, part]
         if part[0].last:
             self.pending = []
-            if sum(len(ciphertext) for _, _, ciphertext in unit) > MAX_UNIT_PAYLOAD + PCRC_SIZE:
+            if len(unit) > 1 and sum(len(ciphertext) for _, _, ciphertext in unit) > MAX_UNIT_PAYLOAD + PCRC_SIZE:
                 raise IdeCheckFailed("a unit carries more than 256 DW", "PCIe Base 6.33.6")
             return unit
         if len(unit) >= MAX_UNIT:

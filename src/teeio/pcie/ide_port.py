@@ -310,10 +310,10 @@ class IdePort(KeyedStreams):
             if not self._consumed(tlp, protected=True):
                 yield Received(tlp, t_bit, bound.id, self._admits(bound, tlp, t_bit))
 
-    def _open(self, bound: BoundStream, frame: bytes) -> list[tuple[Tlp, bool]]:
+    def _open(self, bound: BoundStream, frame: bytes) -> tuple[tuple[Tlp, bool], ...]:
         if not bound.stream.secure:
             self._observer(Refused(self.name, f"IDE TLP of stream {bound.id}", _INSECURE))
-            return []
+            return ()
         try:
             return bound.stream.receive(frame)
         except IdeCheckFailed as error:
@@ -323,7 +323,7 @@ class IdePort(KeyedStreams):
             self._record(Uncorrectable.PCRC_CHECK_FAILED, self.mode.logged(frame), str(error))
         except StaleKey as error:
             self._observer(Refused(self.name, "IDE TLP", str(error)))
-        return []
+        return ()
 
     def _consumed(self, tlp: Tlp, *, protected: bool) -> bool:
         """Act on the messages that are IDE's own business."""
