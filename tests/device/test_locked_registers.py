@@ -73,7 +73,7 @@ PF_CASES, VF_CASES = cases(MODEL.pfs[0].space), cases(MODEL.vfs[0].space)
 
 def flip(rig: Any, function: Bdf, case: Case) -> None:
     """Change all bits of the case's fields by one configuration write, and no other."""
-    kept = rig.fabric.config_read(function, case.at, case.register.size) & ~case.register.clear_mask
+    kept = rig.fabric.config_read(function, case.at, case.register.size) & ~case.register.mask(Access.RW1C)
     rig.fabric.config_write(function, case.at, case.register.size, kept ^ sum(one.mask for one in case.fields))
 
 
@@ -94,7 +94,7 @@ def test_a_write_that_changes_nothing_breaks_nothing(protected: Any, which: str)
     function = protected.address(tdi)
     protected.bring(tdi, RUN, LockFlags.LOCK_MSIX)
     for case in PF_CASES if which == "pf" else VF_CASES:
-        keep = ~(case.register.clear_mask | case.register.act_mask)
+        keep = ~(case.register.mask(Access.RW1C, Access.ACT))
         value = protected.fabric.config_read(function, case.at, case.register.size) & keep
         protected.fabric.config_write(function, case.at, case.register.size, value)
         assert tdi.state is RUN, case.name
@@ -113,7 +113,7 @@ def test_what_software_cannot_write_it_cannot_break(protected: Any, which: str) 
             at = base + register.offset
             before = protected.fabric.config_read(function, at, register.size)
             protected.fabric.config_write(
-                function, at, register.size, before & ~register.clear_mask & ~register.act_mask ^ fixed
+                function, at, register.size, before & ~register.mask(Access.RW1C, Access.ACT) ^ fixed
             )
             assert protected.fabric.config_read(function, at, register.size) == before, f"{block.NAME} {register.name}"
             assert tdi.state is RUN

@@ -68,7 +68,7 @@ def writable(space: ConfigSpace) -> list[Any]:
 
 def flip(rig: Any, function: Bdf, at: int, register: Register, fields: list[BitField]) -> None:
     """Change all bits of some fields, and nothing else, by a configuration write."""
-    value = rig.fabric.config_read(function, at, register.size) & ~register.clear_mask
+    value = rig.fabric.config_read(function, at, register.size) & ~register.mask(FieldAccess.RW1C)
     rig.fabric.config_write(function, at, register.size, value ^ sum(one.mask for one in fields))
 
 

@@ -19,6 +19,7 @@ from teeio.pcie.ide import Direction, KeySet
 from teeio.pcie.ide_port import InsecureCause, ProgramResult
 from teeio.pcie.link_rules import CLOSED, LinkRules
 from teeio.pcie.ports import EndpointPort, RootPort
+from teeio.pcie.registers import RegisterAccess
 from teeio.pcie.seams import DONE, UNSUPPORTED, Reply
 from teeio.pcie.tlp import (
     CompletionStatus,
@@ -55,6 +56,9 @@ class Device:
 
     def config_write(self, function: Bdf, offset: int, size: int, value: int) -> bool:
         return self.functions.config_write(function, offset, size, value)
+
+    def config_register(self, function: Bdf, offset: int) -> RegisterAccess | None:
+        return self.functions.config_register(function, offset)
 
     def receive(self, tlp: Tlp, t_bit: bool, stream_id: int | None) -> Reply:
         if self.refuse is not None:

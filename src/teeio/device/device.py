@@ -38,7 +38,7 @@ from teeio.pcie.ide_port import IdePort, InsecureCause
 from teeio.pcie.link import Link
 from teeio.pcie.link_rules import CLOSED, LinkRules
 from teeio.pcie.ports import EndpointPort
-from teeio.pcie.registers import Register
+from teeio.pcie.registers import Register, RegisterAccess
 from teeio.pcie.seams import Dma, Interrupts, Reply, ResetKind
 from teeio.pcie.tlp import CompletionStatus, Tlp
 from teeio.spdm.device_state import DeviceMeasurements, Identity
@@ -271,6 +271,10 @@ class Device:
     def config_write(self, function: Bdf, offset: int, size: int, value: int) -> bool:
         """Write configuration space; False if there is no such function now. Locked or not, the write takes effect."""
         return self.functions.config_write(function, offset, size, value)
+
+    def config_register(self, function: Bdf, offset: int) -> RegisterAccess | None:
+        """Give access to one DW of configuration space; None if there is no such function now."""
+        return self.functions.config_register(function, offset)
 
     def bar_read(self, function: Bdf, bar: int, offset: int, size: int, t_bit: bool, stream_id: int | None) -> Reply:
         """Read a BAR as the TDI's state allows, else Unsupported Request."""

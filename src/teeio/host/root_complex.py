@@ -35,7 +35,8 @@ from teeio.pcie.config_space import ConfigSpace
 from teeio.pcie.fabric import Fabric
 from teeio.pcie.link_rules import CLOSED, LinkRules
 from teeio.pcie.ports import RootPort
-from teeio.pcie.seams import ABORTED, UNSUPPORTED, RegisterAccess, Reply
+from teeio.pcie.registers import RegisterAccess
+from teeio.pcie.seams import ABORTED, UNSUPPORTED, Reply
 from teeio.pcie.tlp import CompletionStatus
 
 LOW_DEVICE_MEMORY = AddressRange(ECAM.end, 0x0E00_0000)

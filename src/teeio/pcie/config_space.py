@@ -9,12 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import ClassVar, Protocol, TypeVar
 
 from teeio.errors import Misuse
 from teeio.pcie.address import AddressRange, Bdf
-from teeio.pcie.registers import Access, Block, OnWrite, Register, bits
+from teeio.pcie.registers import Access, Block, OnWrite, Register, RegisterAccess, bits
 
 SPACE_SIZE = 4096
 FIRST_CAPABILITY = 0x40
@@ -173,6 +174,13 @@ class ConfigSpace:
         for at, part, block, base in self._parts(offset, size):
             block.write(at - base, part, value >> 8 * (at - offset) & (1 << 8 * part) - 1)
 
+    def register(self, offset: int) -> RegisterAccess:
+        """Give access to one DW. What lies in no register reads as zero, and ignores writes."""
+        found = self._blocks.get(offset // 4)
+        if found is None or offset % 4:
+            return RegisterAccess(partial(self.read, offset, 4), partial(self.write, offset, 4))
+        return found[0].access(offset - found[1])
+
     def _parts(self, offset: int, size: int) -> Iterator[tuple[int, int, Block, int]]:
         at, end = max(offset, 0), min(offset + size, SPACE_SIZE)
         while at < end:
@@ -272,6 +280,11 @@ class Functions:
         if space is not None:
             space.write(offset, size, value)
         return space is not None
+
+    def config_register(self, function: Bdf, offset: int) -> RegisterAccess | None:
+        """Give access to one DW of configuration space; None if there is no such function."""
+        space = self.find(function)
+        return None if space is None else space.register(offset)
 
     def decode(self, address: int, size: int = 1) -> BarHit | None:
         """Find whose BAR decodes all of [address, address + size); nobody's if another BAR claims any of it too."""

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from teeio.errors import DecodeError, Misuse, TransportError
 from teeio.pcie.capabilities.doe import DoeCapability
-from teeio.pcie.seams import RegisterAccess
+from teeio.pcie.registers import RegisterAccess
 from teeio.wire import REST, Record, bits, blob, record, reserved, u8, u16
 
 PCI_SIG = 0x0001
@@ -186,20 +186,20 @@ class _Mailbox:
         for at in range(0, len(data), 4):
             write(int.from_bytes(data[at : at + 4], "little"))
 
-    def pop(self, dwords: int = 1) -> bytes:
+    def pop(self, mailbox: RegisterAccess, dwords: int = 1) -> bytes:
         """Take DWs: each is read, and given up by a write of any value."""
-        read, write = self.register(self.base + DoeCapability.READ_MAILBOX.offset)
+        read, write = mailbox
         words = bytearray()
         for _ in range(dwords):
             words += read().to_bytes(4, "little")
             write(0)
         return bytes(words)
 
-    def pop_last(self) -> bytes:
+    def pop_last(self, mailbox: RegisterAccess) -> bytes:
         """Take the last DW: if there is none any more, some before it were none either (as Linux looks)."""
         if not DoeCapability.STATUS.get(self.status(), "ready"):
             raise TransportError("the DOE data object ends before its length says")
-        return self.pop()
+        return self.pop(mailbox)
 
 
 def exchange(
@@ -229,12 +229,13 @@ def exchange(
     mailbox.push(data_object)
     mailbox.control(go=1)
     mailbox.wait("ready", 1, "has no answer")
-    answer = mailbox.pop() + mailbox.pop_last()
+    words = register(base + DoeCapability.READ_MAILBOX.offset)
+    answer = mailbox.pop(words) + mailbox.pop_last(words)
     size = 4 * (DataObject.decode(answer).dwords or MAX_DWORDS)
     if not HEADER_SIZE <= size <= limit:
         mailbox.control(abort=1)
         raise TransportError(f"the DOE data object announces {size} bytes, {HEADER_SIZE} to {limit} are taken")
-    return answer + mailbox.pop(size // 4 - 3) + mailbox.pop_last() if size > HEADER_SIZE else answer
+    return answer + mailbox.pop(words, size // 4 - 3) + mailbox.pop_last(words) if size > HEADER_SIZE else answer
 
 
 def discover(

@@ -180,6 +180,8 @@ class DoeMailbox:
             self._answer = b""
         capability = self.capability
         capability.put(DoeCapability.READ_MAILBOX, int.from_bytes(word, "little"))
+        if word and self._read_at:
+            return  # Ready is set since the first
         status = capability.value(DoeCapability.STATUS)
         if bool(status & _READY) != bool(word):
             capability.put(DoeCapability.STATUS, status ^ _READY)

@@ -14,7 +14,8 @@ from teeio.pcie.address import Bdf
 from teeio.pcie.config_space import all_ones
 from teeio.pcie.link import Attachable, Link, Tamper, join
 from teeio.pcie.ports import RootPort
-from teeio.pcie.seams import UNSUPPORTED, RegisterAccess, Reply
+from teeio.pcie.registers import RegisterAccess
+from teeio.pcie.seams import UNSUPPORTED, Reply
 from teeio.pcie.tlp import CompletionStatus
 
 

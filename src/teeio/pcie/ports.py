@@ -23,7 +23,8 @@ from teeio.pcie.link import LinkEnd
 from teeio.pcie.link_rules import CLOSED, LinkRules
 from teeio.pcie.pasid import pasid_of
 from teeio.pcie.port import Port
-from teeio.pcie.seams import DONE, UNSUPPORTED, ConfigAccess, Dma, RegisterAccess, Reply, TranslationAgent
+from teeio.pcie.registers import RegisterAccess
+from teeio.pcie.seams import DONE, UNSUPPORTED, ConfigAccess, Dma, Reply, TranslationAgent
 from teeio.pcie.tlp import (
     PAGE,
     CompletionStatus,
@@ -203,23 +204,21 @@ class RootPort(Port):
     def config_register(self, function: Bdf, offset: int) -> RegisterAccess:
         """Give access to one DW below the port. Whether its requests go as TLPs is settled here, for all of them."""
         unseen = self._unseen(function, offset, 4)
-        read, write = partial(self.config_read, function, offset, 4), partial(self.config_write, function, offset, 4)
-        if unseen is None:
-            return RegisterAccess(read, write)
-        requester_id = self.function.requester_id
+        access = None if unseen is None else unseen.config_register(function, offset)
+        if access is None:
+            return RegisterAccess(
+                partial(self.config_read, function, offset, 4), partial(self.config_write, function, offset, 4)
+            )
+        read, write = access
+        pass_tag, requester_id = self.requester.pass_tag, self.function.requester_id
 
         def read_unseen() -> int:
-            value = unseen.config_read(function, offset, 4)
-            if value is None:
-                return read()
-            self.requester.pass_tag(requester_id)
-            return value
+            pass_tag(requester_id)
+            return read()
 
         def write_unseen(value: int) -> None:
-            if unseen.config_write(function, offset, 4, value):
-                self.requester.pass_tag(requester_id)
-            else:
-                write(value)
+            write(value)
+            pass_tag(requester_id)
 
         return RegisterAccess(read_unseen, write_unseen)
 

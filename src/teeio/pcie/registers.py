@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from enum import Enum
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from teeio.errors import Misuse
@@ -103,19 +103,9 @@ class Register:
         return sum(field.mask for field in self.fields if field.access in kinds)
 
     @cached_property
-    def stored_mask(self) -> int:
-        """The bits that a write stores."""
-        return self.mask(Access.RW)
-
-    @cached_property
-    def clear_mask(self) -> int:
-        """The bits that writing 1 clears."""
-        return self.mask(Access.RW1C)
-
-    @cached_property
-    def act_mask(self) -> int:
-        """The bits whose writing acts."""
-        return self.mask(Access.ACT)
+    def written(self) -> tuple[int, int, int]:
+        """The bits that a write stores, those that writing 1 clears, and those whose writing acts."""
+        return self.mask(Access.RW), self.mask(Access.RW1C), self.mask(Access.ACT)
 
     @cached_property
     def reset_value(self) -> int:
@@ -194,6 +184,13 @@ def disturbs(
         and counts[field.locked]
         and (field.locked is not Locked.ERROR_ON_CLEAR or old & changed & field.mask)
     ]
+
+
+class RegisterAccess(NamedTuple):
+    """One DW of configuration space that is read and written again and again, with nothing else in between."""
+
+    read: Callable[[], int]
+    write: Callable[[int], object]
 
 
 class RegisterRow(NamedTuple):
@@ -289,23 +286,31 @@ class Block:
         whole = self._layout.whole.get((offset, size))
         if whole is not None:
             mask = (1 << 8 * size) - 1
-            self._apply(whole, value & mask, mask)
+            self._apply(whole, mask, value & mask)
             return
         for position in range(offset // 4, (offset + size + 3) // 4):
             for register in self._layout.at.get(position, ()):
                 shift = 8 * (register.offset - offset)
                 mask = _shifted((1 << 8 * size) - 1, shift) & (1 << 8 * register.size) - 1
                 if mask:
-                    self._apply(register, _shifted(value, shift) & mask, mask)
+                    self._apply(register, mask, _shifted(value, shift) & mask)
 
-    def _apply(self, register: Register, value: int, mask: int) -> None:
+    def access(self, offset: int) -> RegisterAccess:
+        """Give access to the DW at `offset`."""
+        register = self._layout.whole.get((offset, 4))
+        if register is None:
+            return RegisterAccess(partial(self.read, offset, 4), partial(self.write, offset, 4))
+        return RegisterAccess(partial(self.value, register), partial(self._apply, register, 0xFFFFFFFF))
+
+    def _apply(self, register: Register, mask: int, value: int) -> None:
         word, low, ones = register.place
+        stores, clears, acts = register.written
         old = self._words[word] >> low & ones
-        stored = register.stored_mask & mask
-        new = (old & ~stored | value & stored) & ~(value & register.clear_mask)
+        stores &= mask
+        new = (old & ~stores | value & stores) & ~(value & clears)
         if new != old:
             self._store(register, new)
-        shown = new & ~register.act_mask | value & register.act_mask
+        shown = new & ~acts | value & acts
         for callback in self._watchers.get(register, ()):
             callback(register, old, shown)
         for callback in self._observers:

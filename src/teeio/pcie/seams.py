@@ -6,12 +6,12 @@ ones. A device implements `ConfigAccess`, `BarAccess` and `Resettable`, and is g
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple, Protocol
 
 from teeio.pcie.address import Bdf
 from teeio.pcie.capabilities.msix import MsixMessage
+from teeio.pcie.registers import RegisterAccess
 from teeio.pcie.tlp import CompletionStatus, Tlp
 
 
@@ -34,13 +34,6 @@ TIMED_OUT = Reply(CompletionStatus.TIMEOUT)
 DONE = Reply(CompletionStatus.SC)
 
 
-class RegisterAccess(NamedTuple):
-    """One DW of configuration space that is read and written again and again, with nothing else in between."""
-
-    read: Callable[[], int]
-    write: Callable[[int], object]
-
-
 class ConfigAccess(Protocol):
     """Configuration space of a device's functions; offset and size as software gave them, values little-endian."""
 
@@ -50,6 +43,10 @@ class ConfigAccess(Protocol):
 
     def config_write(self, function: Bdf, offset: int, size: int, value: int) -> bool:
         """Write 1, 2 or 4 bytes; False if there is no such function now."""
+        ...
+
+    def config_register(self, function: Bdf, offset: int) -> RegisterAccess | None:
+        """Give access to one DW; None if there is no such function now."""
         ...
 
 

@@ -17,8 +17,7 @@ from teeio.pcie.config_space import (
     ExtendedCapability,
     all_ones,
 )
-from teeio.pcie.registers import Register
-from teeio.pcie.seams import RegisterAccess
+from teeio.pcie.registers import Register, RegisterAccess
 
 BROKEN = "the device is broken: do not use it"
 
