@@ -145,9 +145,10 @@ class ConfigSpace:
         return found
 
     def observe(self, callback: OnWrite) -> None:
-        """Call back after every software write to any register of this function."""
+        """Call back after every software write to a block of this function in which a field matters to a locked TDI."""
         for block in (self.header, *self.capabilities, *self.extended):
-            block.observe(callback)
+            if block.guarded:
+                block.observe(callback)
 
     def reset(self, *, sticky_too: bool = False) -> None:
         """Give all registers their reset values; what stands behind them (streams, mailboxes) is reset by its owner."""

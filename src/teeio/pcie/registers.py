@@ -259,6 +259,11 @@ class Block:
         """Call back after every software write to any register of the block."""
         self._observers.append(callback)
 
+    @property
+    def guarded(self) -> bool:
+        """Whether any field matters to a locked TDI."""
+        return self._layout.guarded
+
     def reset(self, *, sticky_too: bool = False) -> None:
         """Give every field that software can change its reset value; sticky ones only if `sticky_too`."""
         for register in self.registers:
@@ -327,11 +332,12 @@ class Block:
 
 
 class _Layout(NamedTuple):
-    """The registers of a block in order, by DW, and by offset and size."""
+    """The registers of a block in order, by DW, and by offset and size; whether any field matters to a locked TDI."""
 
     registers: tuple[Register, ...]
     at: Mapping[int, Sequence[Register]]
     whole: Mapping[tuple[int, int], Register]
+    guarded: bool
 
 
 @lru_cache(maxsize=256)
@@ -345,7 +351,9 @@ def _layout(cls: type[Any], size: int, registers: tuple[Register, ...]) -> _Layo
             raise TypeError(f"{cls.NAME}: register {register.name} at {register.offset:#x} overlaps or lies outside")
         end = register.offset + register.size
         at.setdefault(register.offset // 4, []).append(register)
-    return _Layout(ordered, at, {(register.offset, register.size): register for register in ordered})
+    whole = {(register.offset, register.size): register for register in ordered}
+    guarded = any(field.locked is not Locked.ALLOWED for register in ordered for field in register.fields)
+    return _Layout(ordered, at, whole, guarded)
 
 
 def _shifted(value: int, right: int) -> int:

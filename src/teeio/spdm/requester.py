@@ -28,7 +28,7 @@ from teeio.spdm.key_update import NEVER_DELAYED, renew_if_due
 from teeio.spdm.negotiation import known_flags
 from teeio.spdm.record import record_header
 from teeio.spdm.rules import Phase
-from teeio.spdm.state import Connection, Session, SessionPhase, Settings, message_moved
+from teeio.spdm.state import Connection, Session, SessionPhase, Settings, tell_of
 from teeio.spdm.transcript import Transcript
 
 T = TypeVar("T")
@@ -299,7 +299,7 @@ class Requester:
                 return bytes(incoming.data)
 
     def _round_trip(self, message: bytes, session: Session | None) -> Driver[bytes]:
-        self.observer(message_moved(self.name, self.peer, message, session))
+        tell_of(message, self.observer, self.name, self.peer, session)
         if session is None:
             frame = self.binding.wrap(message, secured=False)
         else:
@@ -311,7 +311,7 @@ class Requester:
             received = yield from self._answer_to(frame, None)
         else:
             received = yield from self._protected_answer_to(frame, session)
-        self.observer(message_moved(self.peer, self.name, received, session))
+        tell_of(received, self.observer, self.peer, self.name, session)
         return received
 
     def _answer_to(self, frame: bytes, session: Session | None) -> Driver[bytes]:

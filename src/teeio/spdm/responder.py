@@ -37,7 +37,7 @@ from teeio.spdm.state import (
     Session,
     SessionPhase,
     Settings,
-    message_moved,
+    tell_of,
 )
 from teeio.spdm.transcript import Transcript
 from teeio.spdm.vendor import VendorProtocol
@@ -380,10 +380,10 @@ class Responder:
                 self.end_session(session.session_id, "heartbeat lapsed")
 
     def _saw(self, message: bytes, session: Session | None) -> None:
-        self.observer(message_moved(self.peer, self.name, message, session))
+        tell_of(message, self.observer, self.peer, self.name, session)
 
     def _said(self, message: bytes, session: Session | None) -> bytes:
-        self.observer(message_moved(self.name, self.peer, message, session))
+        tell_of(message, self.observer, self.name, self.peer, session)
         return message
 
 

@@ -21,7 +21,7 @@ from teeio.crypto.algorithms import (
 )
 from teeio.crypto.keys import Asym, PublicKey
 from teeio.errors import Misuse
-from teeio.observe import MessageMoved, Observer, SecretDerived, StateChanged, ignore
+from teeio.observe import MessageMoved, Observer, SecretDerived, StateChanged, heard, ignore
 from teeio.spdm.byte_order import ByteOrder, nonce_order
 from teeio.spdm.chunking import LargeMessages
 from teeio.spdm.constants import FIRST_SESSION_HALF, Capability, Version
@@ -320,7 +320,8 @@ class Session:
         self.observer(SecretDerived(label, f"{self.session_id:08x}", value))
 
 
-def message_moved(source: str, target: str, message: bytes, session: Session | None) -> MessageMoved:
-    """Make the event that tells of an SPDM message; one too short to have a code has no name either."""
-    name = name_of(message[1]) if len(message) > 1 else "(short)"
-    return MessageMoved(source, target, "SPDM", name, len(message), session.session_id if session else None)
+def tell_of(message: bytes, observer: Observer, source: str, target: str, session: Session | None) -> None:
+    """Tell of an SPDM message, if anybody hears; one too short to have a code has no name either."""
+    if heard(observer):
+        name = name_of(message[1]) if len(message) > 1 else "(short)"
+        observer(MessageMoved(source, target, "SPDM", name, len(message), session.session_id if session else None))

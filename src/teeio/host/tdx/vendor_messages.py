@@ -11,7 +11,7 @@ from typing import TypeVar
 from teeio.errors import ErrorResponse, PeerViolation
 from teeio.flow import Flow
 from teeio.ide_km import messages as ide_km
-from teeio.observe import MessageMoved, Observer
+from teeio.observe import MessageMoved, Observer, heard
 from teeio.spdm.exchange import Answer, Ask
 from teeio.spdm.messages import Message, VendorDefinedRequest, VendorDefinedResponse
 from teeio.tdisp import messages as tdisp
@@ -26,7 +26,7 @@ def observed(flow: Flow[T], observer: Observer, source: str, target: str, sessio
     """Run `flow`, tell of the vendor messages in it, and keep SPDM's errors apart from theirs."""
 
     def tell(message: Message, sender: str, receiver: str) -> None:
-        if isinstance(message, VendorDefinedRequest | VendorDefinedResponse):
+        if heard(observer) and isinstance(message, VendorDefinedRequest | VendorDefinedResponse):
             named = name_of(message.payload)
             if named is not None:
                 observer(MessageMoved(sender, receiver, *named, len(message.payload), session_id))
