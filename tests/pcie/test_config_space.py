@@ -137,7 +137,7 @@ def test_bars_and_streams_are_tracked_too() -> None:
 def test_flr_is_seen_by_the_observer_and_not_stored() -> None:
     space = make_space()
     seen: list[tuple[Register, int, int]] = []
-    space.observe(lambda register, old, new: seen.append((register, old, new)))
+    space.observe_guarded(lambda register, old, new: seen.append((register, old, new)))
     express = space.need(ExpressCapability)
     at = express.base + ExpressCapability.DEVICE_CONTROL.offset
     before = space.read(at, 2)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from teeio.errors import Misuse
 from teeio.pcie.ide import Direction, KeySet, Stream, StreamSettings
-from teeio.pcie.ide_key import IdeCheckFailed, KeySlot, PcrcCheckFailed, SlotState, StaleKey
+from teeio.pcie.ide_key import IdeCheckFailed, PcrcCheckFailed, SlotState, StaleKey
 from teeio.pcie.ide_tlp import IdePrefix
 from teeio.pcie.tlp import Routing, SubStream, Tlp, completion, config_read, memory_write, message
 
@@ -439,16 +439,3 @@ def test_a_failed_stream_needs_disable_and_new_keys() -> None:
     go(near, KeySet.K0)
     near.enable(StreamSettings(stream_id=5))
     assert near.secure
-
-
-def test_no_iv_is_used_twice_and_a_full_counter_fails() -> None:
-    slot = KeySlot()
-    slot.install(bytes(32))
-    assert slot.go()
-    assert len({slot.seal(b"", b"same") for _ in range(50)}) == 50
-    slot._invocation = (1 << 64) - 1
-    slot.seal(b"", b"")
-    with pytest.raises(IdeCheckFailed, match="IVs"):
-        slot.seal(b"", b"")
-    with pytest.raises(Misuse):
-        slot.install(bytes(16))

@@ -97,6 +97,16 @@ def test_a_known_shape_does_not_hide_another_type() -> None:
         far.open(bytes(frame))
 
 
+def test_a_unit_of_more_than_256_dw_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    near, far = pair(aggregation=(2, 1, 1))
+    monkeypatch.setattr("teeio.pcie.ide.MAX_UNIT_PAYLOAD", 4096)
+    first, second = near.seal_unit([memory_write(0x100, 0, 0, bytes(520))] * 2)
+    assert far.receive(first) == ()
+    with pytest.raises(IdeCheckFailed, match="256 DW"):
+        far.receive(second)
+    assert not far.secure
+
+
 def test_shapes_do_not_outlive_their_settings() -> None:
     near, far = pair(pcrc=True)
     far.open(near.seal(MWR))

@@ -85,6 +85,18 @@ def test_scattered_byte_enables_are_written_one_run_at_a_time() -> None:
     assert runs == [(0x1000, b"\0"), (0x1003, b"\3"), (0x1005, b"\5\6")]
 
 
+@pytest.mark.parametrize("dwords", [1, 2, 3])
+def test_a_write_lets_through_what_its_byte_enables_say(dwords: int) -> None:
+    payload = bytes(range(4 * dwords))
+    write = memory_write(0x100, 0, 0x1000, payload)
+    for enables in range(256):
+        first, last = enables & 0xF, enables >> 4
+        masks = [first] if dwords == 1 else [first, *[0xF] * (dwords - 2), last]
+        through = {0x1000 + 4 * dw + n: 4 * dw + n for dw, mask in enumerate(masks) for n in range(4) if mask >> n & 1}
+        header = write._replace(header=write.header[:7] + bytes([enables]) + write.header[8:]).memory()
+        assert {at + n: byte for at, run in header.enabled(payload) for n, byte in enumerate(run)} == through
+
+
 def test_a_read_of_nothing_asks_for_one_dw_without_bytes() -> None:
     header = memory_read(0x100, 0, 0x1000, 0).memory()
     assert (header.dwords, header.span) == (1, (0x1000, 0))

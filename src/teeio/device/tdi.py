@@ -206,7 +206,7 @@ class Tdi:
     # -- changes of what is locked
 
     def _track(self) -> None:
-        self.function.space.observe(self._written)
+        self.function.space.observe_guarded(self._written)
         if self.function.space.find(IdeCapability) is not self._streams:
             self._streams.observe(self._written)
         if self.function.parent is not None:

@@ -12,7 +12,10 @@ from teeio.scenarios.scenario import Mutant, Removed
 
 
 class Ledger:
-    """The pairs of key and IV used for sealing. `repeated` is the first pair that came twice."""
+    """The pairs of key and IV used for sealing, the IV by the slot's counter and the rule in force.
+
+    `repeated` is the first pair that came twice.
+    """
 
     current: Ledger | None = None
     """The ledger of the exploration under way; forked processes have a copy each."""

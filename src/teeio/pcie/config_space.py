@@ -144,7 +144,7 @@ class ConfigSpace:
             raise Misuse(f"this function has no {kind.NAME}")
         return found
 
-    def observe(self, callback: OnWrite) -> None:
+    def observe_guarded(self, callback: OnWrite) -> None:
         """Call back after every software write to a block of this function in which a field matters to a locked TDI."""
         for block in (self.header, *self.capabilities, *self.extended):
             if block.guarded:
@@ -176,9 +176,9 @@ class ConfigSpace:
             block.write(at - base, part, value >> 8 * (at - offset) & (1 << 8 * part) - 1)
 
     def register(self, offset: int) -> RegisterAccess:
-        """Give access to one DW. What lies in no register reads as zero, and ignores writes."""
+        """Give access to the DW at `offset`, a multiple of 4. What lies in no register reads as zero, and ignores writes."""
         found = self._blocks.get(offset // 4)
-        if found is None or offset % 4:
+        if found is None:
             return RegisterAccess(partial(self.read, offset, 4), partial(self.write, offset, 4))
         return found[0].access(offset - found[1])
 

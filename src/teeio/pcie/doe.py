@@ -186,20 +186,20 @@ class _Mailbox:
         for at in range(0, len(data), 4):
             write(int.from_bytes(data[at : at + 4], "little"))
 
-    def pop(self, mailbox: RegisterAccess, dwords: int = 1) -> bytes:
+    def pop(self, words: RegisterAccess, dwords: int = 1) -> bytes:
         """Take DWs: each is read, and given up by a write of any value."""
-        read, write = mailbox
-        words = bytearray()
+        read, write = words
+        found = bytearray()
         for _ in range(dwords):
-            words += read().to_bytes(4, "little")
+            found += read().to_bytes(4, "little")
             write(0)
-        return bytes(words)
+        return bytes(found)
 
-    def pop_last(self, mailbox: RegisterAccess) -> bytes:
+    def pop_last(self, words: RegisterAccess) -> bytes:
         """Take the last DW: if there is none any more, some before it were none either (as Linux looks)."""
         if not DoeCapability.STATUS.get(self.status(), "ready"):
             raise TransportError("the DOE data object ends before its length says")
-        return self.pop(mailbox)
+        return self.pop(words)
 
 
 def exchange(

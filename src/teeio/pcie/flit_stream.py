@@ -83,7 +83,7 @@ class FlitStream(Stream):
             message=message_code(tlp) is not None and not taken.payload,
             escorted=self.settings.escorts and flags & ESCORTED_FLAG > 0,
             header=0,
-            simple=False,
+            simple=False,  # whose TLPs `receive` makes by the rules of Non-Flit Mode
             counter=at + 1,
             split=cutting(taken.head, taken.payload, last, with_pcrc),
             tlp=tlp,

@@ -61,8 +61,10 @@ class Direction(IntEnum):
 
 
 Known: TypeAlias = tuple[Splitter, Inbound, int, bool, bool, bool, Shape]
-"""A shape with the sub-stream's receiver. What every TLP needs of it stands before it, as unpacking takes half the time of asking."""
+"""What a frame's beginning says: splitter, receiver of the sub-stream, key set, whether Posted, whether simple, T bit; then the shape.
 
+All but the receiver are members of the shape. They are what every TLP needs, and unpacking them takes half the time of looking them up.
+"""
 _OWED = -1
 """Of a sub-stream: its next TLP needs an IDE Escort, which has not gone yet."""
 

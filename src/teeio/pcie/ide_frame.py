@@ -65,9 +65,9 @@ Splitter: TypeAlias = Callable[[bytes], tuple[bytes, bytes, bytes]]
 class Shape:
     """What flags, prefixes and the first DW of the header say about a frame: all that is the same in most TLPs of a stream.
 
-    `last` is the M bit, `pcrc` the P bit, `escorted` whether an IDE Escort must have come before. A TLP is `simple` that has a MAC,
-    no other prefixes, no PCRC, and nothing to say to the stream itself: as most are. The header begins at `header` in A, the
-    PR_Sent_Counter is at `counter`, `split` cuts the frame.
+    `last` is the M bit, `pcrc` the P bit, `escorted` whether an IDE Escort must have come before. A TLP is `simple` that is of
+    Non-Flit Mode and has a MAC, no other prefixes, no PCRC, and nothing to say to the stream itself: as most are. The header begins
+    at `header` in A, the PR_Sent_Counter is at `counter`, `split` cuts the frame.
     """
 
     sub_stream: int

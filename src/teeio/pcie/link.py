@@ -19,7 +19,7 @@ from teeio.pcie.address import Bdf
 from teeio.pcie.capabilities.express import ExpressCapability
 from teeio.pcie.flit_mode import FlitMode
 from teeio.pcie.link_mode import NON_FLIT, LinkMode
-from teeio.pcie.seams import ConfigAccess
+from teeio.pcie.seams import ConfigRegisters
 from teeio.pcie.tlp import TlpType
 
 
@@ -46,7 +46,7 @@ class LinkEnd:
         """Set by a port: what it says about Flit Mode."""
         self.segment = 0
         """Set by a port: the segment that it belongs to."""
-        self.access: Callable[[Bdf], ConfigAccess | None] | None = None
+        self.access: Callable[[Bdf], ConfigRegisters | None] | None = None
         """Set by a port that lets configuration requests without IDE be served past it: gives who serves a function."""
         self._link = link
         self._way = way
@@ -62,7 +62,7 @@ class LinkEnd:
         """What TLPs look like on the link."""
         return self._link.mode
 
-    def beyond(self, function: Bdf) -> ConfigAccess | None:
+    def beyond(self, function: Bdf) -> ConfigRegisters | None:
         """Give who serves configuration requests to a function at the other end; None if they must go as TLPs.
 
         They need not where nobody could tell the difference: nobody tampers with the link, nobody listens.

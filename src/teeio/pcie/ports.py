@@ -24,7 +24,7 @@ from teeio.pcie.link_rules import CLOSED, LinkRules
 from teeio.pcie.pasid import pasid_of
 from teeio.pcie.port import Port
 from teeio.pcie.registers import RegisterAccess
-from teeio.pcie.seams import DONE, UNSUPPORTED, ConfigAccess, Dma, Reply, TranslationAgent
+from teeio.pcie.seams import DONE, UNSUPPORTED, ConfigRegisters, Dma, Reply, TranslationAgent
 from teeio.pcie.tlp import (
     PAGE,
     CompletionStatus,
@@ -39,7 +39,7 @@ from teeio.pcie.transfer import (
 from teeio.pcie.translation_service import TranslatedDma, concerns_translation, serve_translation
 
 
-class Endpoint(ConfigAccess, Protocol):
+class Endpoint(ConfigRegisters, Protocol):
     """What sits below an endpoint port: a device."""
 
     def receive(self, tlp: Tlp, t_bit: bool, stream_id: int | None) -> Reply:
@@ -90,7 +90,7 @@ class EndpointPort(Port):
         super().attach(end)
         end.access = self._access
 
-    def _access(self, function: Bdf) -> ConfigAccess | None:
+    def _access(self, function: Bdf) -> ConfigRegisters | None:
         """Give who serves configuration requests to a function, unless one would tell the device its bus number."""
         own = self.function
         return self.endpoint if function.bus == own.bus and function.segment == own.segment else None
@@ -202,7 +202,7 @@ class RootPort(Port):
         return self._transfer(request, 0, 0, False, None).status
 
     def config_register(self, function: Bdf, offset: int) -> RegisterAccess:
-        """Give access to one DW below the port. Whether its requests go as TLPs is settled here, for all of them."""
+        """Give access to one DW below the port. Whether its requests go as TLPs, and to whom, is settled here, for all of them."""
         unseen = self._unseen(function, offset, 4)
         access = None if unseen is None else unseen.config_register(function, offset)
         if access is None:
@@ -222,7 +222,7 @@ class RootPort(Port):
 
         return RegisterAccess(read_unseen, write_unseen)
 
-    def _unseen(self, function: Bdf, offset: int, size: int) -> ConfigAccess | None:
+    def _unseen(self, function: Bdf, offset: int, size: int) -> ConfigRegisters | None:
         """Give who serves a configuration request without a TLP being made of it: none could be seen or refused.
 
         What has no such answer, and what is no access at all, goes as a TLP and meets what TLPs meet.

@@ -45,8 +45,12 @@ class ConfigAccess(Protocol):
         """Write 1, 2 or 4 bytes; False if there is no such function now."""
         ...
 
+
+class ConfigRegisters(ConfigAccess, Protocol):
+    """Configuration space of which single DWs can be reached directly."""
+
     def config_register(self, function: Bdf, offset: int) -> RegisterAccess | None:
-        """Give access to one DW; None if there is no such function now."""
+        """Give access to one DW of the function that is there now; None if there is none."""
         ...
 
 

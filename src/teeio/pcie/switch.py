@@ -21,7 +21,6 @@ from teeio.pcie.ide_port import IdePort
 from teeio.pcie.link import LinkEnd
 from teeio.pcie.link_mode import LinkMode
 from teeio.pcie.link_rules import CLOSED, LinkRules
-from teeio.pcie.registers import RegisterAccess
 from teeio.pcie.seams import UNSUPPORTED
 from teeio.pcie.tlp import CONFIGURATION, TYPE_0, CompletionStatus, SubStream, Tlp, TlpType, completion
 from teeio.pcie.transfer import refusal, serve_configuration
@@ -273,8 +272,3 @@ class Switch:
         if port is not None:
             port.config.write(offset, size, value)
         return port is not None
-
-    def config_register(self, function: Bdf, offset: int) -> RegisterAccess | None:
-        """Give access to one DW of configuration space of a port; None if no port is there."""
-        port = self._port_at(function)
-        return None if port is None else port.config.register(offset)

@@ -90,7 +90,7 @@ class MemoryHeader(Record):
 
     def enabled(self, payload: bytes) -> list[tuple[int, bytes]]:
         """List the runs of bytes that a write's byte enables let through, with their addresses."""
-        if self.first_be == 0xF and (self.last_be == 0xF or self.dwords == 1) and payload:
+        if self.first_be == 0xF and (self.last_be == 0xF or self.dwords == 1):
             return [(self.address, payload)]
         mask = bytearray(b"\1" * len(payload))
         ends = [(0, self.first_be)] + ([(4 * (self.dwords - 1), self.last_be)] if self.dwords > 1 else [])
