@@ -63,6 +63,10 @@ class Misuse(TeeioError):
     """Our own caller asked for something that cannot be done."""
 
 
+class Busy(Misuse):
+    """What was asked for can be done, but not now: something else is under way, and nothing was changed."""
+
+
 class TransportError(TeeioError):
     """The way to the peer failed: closed, refused, timed out, or framed wrongly."""
 

@@ -6,8 +6,9 @@ import pytest
 
 from host_machine import NOW, Guest, Host
 from teeio.abi import Result
+from teeio.abi import hypercalls as v
 from teeio.abi.operands import DevifOperation
-from teeio.abi.statuses import Status
+from teeio.abi.statuses import Status, TdcmStatus
 from teeio.errors import Incompatible, Misuse, TransportError
 from teeio.host.vmm.mailbox import MAX_ROUNDS, Mailbox
 from teeio.pcie import doe
@@ -82,6 +83,48 @@ def test_a_mailbox_carries_one_exchange_at_a_time() -> None:
     assert host.device.port.ide.is_secure(host.connection.stream.stream_id)
     mailbox.courier = None
     pci_tsm.refresh_keys(host.pf, NOW)
+
+
+def test_amid_an_exchange_nothing_is_bound_or_unbound_and_nobody_else_is_stopped() -> None:
+    host = Host(vfs=3)
+    one, two, three = Guest(host, "one", 0), Guest(host, "two", 1), Guest(host, "three", 2)
+    one.bring_up()
+    two.bring_up()
+    mailbox = host.connection.mailbox
+    honest, answers = mailbox.carry, []
+
+    def amid(data_object: bytes, now: float) -> bytes:
+        answers.append(one.unbind().status)
+        lock = v.TdcmBind(function_id=three.function_id)
+        answers.append(three.vmm.tdcm_bind(lock, NOW).status)
+        return honest(data_object, now)
+
+    mailbox.courier = amid
+    host.vmm.pci_tsm.guest_req(two.function, DevifOperation.STATE, NOW)
+    mailbox.courier = None
+    assert answers == [TdcmStatus.WAIT] * 2
+    assert [guest.tdi.state for guest in (one, two)] == [InterfaceState.RUN] * 2
+    assert not host.vmm.pci_tsm.is_bound(three.function)
+    one.unbind().require("TDCM.UNBIND")
+    three.bring_up()
+    assert [guest.tdi.state for guest in (two, three)] == [InterfaceState.RUN] * 2
+
+
+def test_an_interface_that_is_being_unbound_is_not_unbound_within() -> None:
+    host = Host()
+    guest = Guest(host)
+    guest.bring_up()
+    mailbox, answers = host.connection.mailbox, []
+
+    def amid(data_object: bytes, now: float) -> bytes:
+        answers.append(guest.unbind().status)
+        return mailbox.carry(data_object, now)
+
+    mailbox.courier = amid
+    guest.unbind().require("TDCM.UNBIND")
+    assert answers == [TdcmStatus.WAIT]
+    assert not host.vmm.pci_tsm.is_bound(guest.function)
+    assert guest.tdi.state is InterfaceState.CONFIG_UNLOCKED
 
 
 def test_the_pump_waits_and_gives_up_in_the_end() -> None:

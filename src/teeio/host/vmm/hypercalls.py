@@ -15,7 +15,7 @@ from teeio.abi import hypercalls as v
 from teeio.abi import peer_calls as p
 from teeio.abi.operands import ECAM, GPA_SHARED_BIT, DevifOperation, LockParameters
 from teeio.abi.statuses import HypercallError, Status, TdcmStatus
-from teeio.errors import Misuse, TeeioError, TransportError
+from teeio.errors import Busy, Misuse, TeeioError, TransportError
 from teeio.host.vmm.bus import PciFunction
 from teeio.host.vmm.guest_function import guest_shift
 from teeio.host.vmm.kvm import GuestMachine, Kvm
@@ -81,7 +81,10 @@ class Hypercalls:
         self._observer = observer
 
     def answer(self, method: str, handle: Callable[[], V]) -> HypercallResult[V]:
-        """Count a call and answer it; what goes wrong becomes an error code in this one place."""
+        """Count a call and answer it; what goes wrong becomes an error code in this one place.
+
+        The TVM is told to ask again while something else is under way.
+        """
         caller, callee, name = _NAMES[method]
         self._machine.exits[name] += 1
         error, reason = HypercallError.NONE, ""
@@ -90,6 +93,8 @@ class Hypercalls:
             values = handle()
         except CallRefused as refused:
             error, reason = _error(refused.status), str(refused)
+        except Busy as busy:
+            return HypercallResult(TdcmStatus.WAIT, reason=str(busy))
         except (_Invalid, Misuse) as invalid:
             error, reason = HypercallError.INVALID_OPERAND, str(invalid)
         except TeeioError as failed:  # lost on the way, or nonsense of the device
@@ -173,6 +178,8 @@ class Hypercalls:
         bound_before = self._pci_tsm.is_bound(function)
         try:
             self._pci_tsm.bind(function, self._machine.tdr, now)
+        except Busy:
+            raise
         except Misuse as unfit:  # the operand is fine: the device is not connected, or the interface half unbound
             raise CallRefused("TDCM", HypercallError.INVALID_STATE, str(unfit)) from unfit
         try:

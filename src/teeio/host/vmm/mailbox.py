@@ -11,7 +11,7 @@ from typing import TypeAlias, TypeVar
 
 from teeio.abi import Result
 from teeio.abi.statuses import Status
-from teeio.errors import Incompatible, Misuse, TransportError
+from teeio.errors import Busy, Incompatible, TransportError
 from teeio.host.vmm.bus import PciFunction
 from teeio.observe import FrameMoved, Observer, Refused, ignore
 from teeio.pcie import doe
@@ -77,17 +77,21 @@ class Mailbox:
         return answer
 
     def pump(self, step: Step[V], now: float) -> Result[V]:
-        """Call a resumable call until it is done. Raises `Misuse` amid another one, `TransportError` if it never is."""
-        if self._in_use:
-            raise Misuse(
-                f"the mailbox of {self._name} is in use: one exchange at a time (PCIe Base 6.30)",
-                remedy="try again when the exchange under way is done",
-            )
+        """Call a resumable call until it is done. Raises `Busy` amid another one, `TransportError` if it never is."""
+        self.expect_free()
         self._in_use = True
         try:
             return self._pumped(step, now)
         finally:
             self._in_use = False
+
+    def expect_free(self) -> None:
+        """Raise `Busy` amid an exchange."""
+        if self._in_use:
+            raise Busy(
+                f"the mailbox of {self._name} is in use: one exchange at a time (PCIe Base 6.30)",
+                remedy="try again when the exchange under way is done",
+            )
 
     def _pumped(self, step: Step[V], now: float) -> Result[V]:
         response: bytes | None = None

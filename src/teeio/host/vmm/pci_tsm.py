@@ -26,7 +26,7 @@ from teeio.abi.operands import (
     StreamOptions,
 )
 from teeio.abi.statuses import Status
-from teeio.errors import Incompatible, Misuse, TeeioError
+from teeio.errors import Busy, Incompatible, Misuse, TeeioError
 from teeio.host.memory import VmmMemory
 from teeio.host.vmm.bus import PciBus, PciFunction, is_dsm
 from teeio.host.vmm.mailbox import Mailbox, Step, Waiting
@@ -278,11 +278,11 @@ class PciTsm:
     def bind(self, function: PciFunction, tdr: int, now: float) -> Binding:
         """Give an interface to a TVM, with a trusted DMA entry that the TVM may accept. It is not locked by this.
 
-        If the TSM wants new keys first, as another binding of the interface had traffic under these, the stream gets them.
-
-        Binding it again to the same TVM changes nothing; to another one is refused.
+        If the TSM wants new keys first, as another binding of the interface had traffic under these, the stream gets them. Binding
+        again to the same TVM changes nothing; to another one is refused. Raises `Busy` amid an exchange, as a lock follows.
         """
         connection = self._connection_of(function)
+        connection.mailbox.expect_free()
         bound = connection.bindings.get(function.address)
         if bound is not None:
             if bound.tdr != tdr:
@@ -349,6 +349,8 @@ class PciTsm:
         function, connection = binding.function, binding.connection
         try:
             self.guest_req(function, DevifOperation.STOP, now)
+        except Busy:
+            raise  # the device was not asked: no reason to stop the others on the stream
         except TeeioError:
             stream_id = connection.stream.stream_id
             self._tsm.tdh_ide_stream_block(
