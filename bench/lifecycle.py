@@ -5,15 +5,16 @@
 The life is measured in a new TVM with memory in 4 KiB pages and in 2 MiB pages. Without launching and ending the TVM it is measured
 again and again, where the TSM refreshes the IDE keys between two TVMs, and for the first time since connecting, where it need not.
 With --scale so many TDIs go through it together, up to 16 in a TVM and one in a TVM, each case in a process of its own: CPU time and
-resident memory of each should not grow with their number.
+memory of each should not grow with their number.
 """
 
 from __future__ import annotations
 
-import resource
+import gc
 import time
+import tracemalloc
+from itertools import product
 from multiprocessing import get_context
-from pathlib import Path
 
 from figures import Figures, cpu, options
 
@@ -25,9 +26,10 @@ from teeio.device.configuration import Configuration
 from teeio.guest.accept import AssignedInterface
 from teeio.guest.cost import CostMeter
 from teeio.guest.driver import TRUSTED_REGISTERS
+from teeio.host.memory import PAGE_SIZE
 from teeio.host.vmm.bus import PciFunction
 from teeio.host.vmm.vfio import UnitKind
-from teeio.platform import Platform
+from teeio.platform import Guest, Platform
 
 VFS = 4
 TDIS_OF_A_TVM = 16
@@ -107,52 +109,72 @@ def of_the_vf(parts: dict[str, float]) -> float:
     return sum(parts[name] for name in LIFE)
 
 
-def together(tdis: int, tvms: int) -> tuple[float, float]:
-    """Take many TDIs of one device through their lives, all in RUN at once; give CPU seconds and bytes of memory of each."""
+def warm(tdis: int) -> tuple[Platform, PciFunction]:
+    """Give a platform whose device is connected, and where one life has compiled what is compiled on first use."""
     platform, pf = enumerated(tdis)
-    vmm, kvm = platform.vmm, platform.vmm.kvm
-    vmm.pci_tsm.connect(pf, platform.now())
-    life(platform, pf)  # codecs are compiled on first use
-    each = -(-tdis // tvms)
-    memory, begun = resident(), time.process_time()
+    platform.vmm.pci_tsm.connect(pf, platform.now())
+    life(platform, pf)
+    return platform, pf
+
+
+def run_all(platform: Platform, pf: PciFunction, tdis: int, tvms: int) -> tuple[list[Guest], list[AssignedInterface]]:
+    """Bring so many TDIs of one device to RUN, all at once, evenly in so many TVMs."""
     guests, interfaces = [], []
+    each = -(-tdis // tvms)
     for number in range(0, tdis, each):
-        first, *others = [vmm.vfio.unit(UnitKind.VF, vf.address) for vf in pf.vfs[number : number + each]]
+        first, *others = [platform.vmm.vfio.unit(UnitKind.VF, vf.address) for vf in pf.vfs[number : number + each]]
         guest = platform.launch(f"TVM {number}", first, memory_size=SMALL_TVM)
         guests.append(guest)
         for unit in others:
-            kvm.assign(guest.machine, unit)
+            platform.vmm.kvm.assign(guest.machine, unit)
         for function in guest.functions():
             interface = AssignedInterface(guest.tvm, function)
             interface.bring_up(guest.verifier, TRUSTED_REGISTERS, platform.now())
             interfaces.append(interface)
-    memory = resident() - memory
+    return guests, interfaces
+
+
+def cpu_of(tdis: int, tvms: int) -> float:
+    """Give the CPU seconds that many TDIs take for their lives, without work."""
+    platform, pf = warm(tdis)
+    begun = time.process_time()
+    guests, interfaces = run_all(platform, pf, tdis, tvms)
     for interface in interfaces:
         interface.unlock(platform.now())
     for guest in guests:
         platform.shut_down(guest)
-    return (time.process_time() - begun) / tdis, memory / tdis
+    return time.process_time() - begun
 
 
-def resident() -> int:
-    """Give the memory that this process has now, in bytes (Linux)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+def memory_of(tdis: int, tvms: int) -> float:
+    """Give the bytes that many TDIs in RUN hold: objects, and pages of physical memory that are not all zeroes."""
+    platform, pf = warm(tdis)
+    gc.collect()
+    tracemalloc.start()
+    written = sum(platform.memory._written)
+    held = run_all(platform, pf, tdis, tvms)
+    gc.collect()
+    objects, _ = tracemalloc.get_traced_memory()
+    del held
+    return objects + PAGE_SIZE * (sum(platform.memory._written) - written)
 
 
 def scale(figures: Figures, counts: list[int]) -> None:
     """Compare many TDIs with few, for each in its own TVM and for many in one."""
+    kinds = ((cpu_of, "CPU", 1e3, "ms"), (memory_of, "memory", 1 / 1024, "KiB"))
     with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        for name, share, most in (("16 a TVM", TDIS_OF_A_TVM, 256), ("1 a TVM", 1, 64)):
+        for (name, share, most), (measure, what, factor, unit) in product(
+            (("16 a TVM", TDIS_OF_A_TVM, 256), ("1 a TVM", 1, 64)), kinds
+        ):
             first = None
             for tdis in (count for count in counts if count <= most):
-                cpu_seconds, memory = pool.apply(together, (tdis, -(-tdis // share)))
-                figures.measure(f"{tdis} TDIs, {name}: each", cpu_seconds * 1e3, "ms of CPU")
-                figures.measure(f"{tdis} TDIs, {name}: memory of each", memory / 1024, "KiB")
+                each = pool.apply(measure, (tdis, -(-tdis // share))) / tdis
+                figures.measure(f"{tdis} TDIs, {name}: {what} of each", each * factor, unit)
                 if first is not None:
                     figures.ratio(
-                        f"life of each of {tdis} TDIs, {name}, to {first[0]}", cpu_seconds / first[1], "at most 1.5"
+                        f"{what} of each of {tdis} TDIs, {name}, to {first[0]}", each / first[1], "at most 1.5"
                     )
-                first = first or (tdis, cpu_seconds)
+                first = first or (tdis, each)
 
 
 def connected(platform: Platform, pf: PciFunction) -> float:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from teeio.errors import AuthenticationFailed, DecodeError, Incompatible, Misuse, TeeioError, TransportError
+from teeio.errors import AuthenticationFailed, Busy, DecodeError, Incompatible, Misuse, TeeioError, TransportError
 
 MAX_LINKS = 40
 """Links followed in one path (Linux, MAXSYMLINKS)."""
@@ -22,6 +22,7 @@ ERRNOS: tuple[tuple[type[TeeioError], int], ...] = (
     (AuthenticationFailed, errno.EACCES),
     (TransportError, errno.EIO),
     (DecodeError, errno.EPROTO),
+    (Busy, errno.EBUSY),
     (Misuse, errno.EINVAL),
     (TeeioError, errno.EIO),
 )
