@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import pytest
 
 from faults.striking import Struck
+from peer_scene import A, B, PeerHost, Tenant
+from teeio.device.configuration import Configuration
+from teeio.errors import Misuse
 from teeio.faults import (
     ACCOUNTS,
     Ending,
@@ -17,22 +21,19 @@ from teeio.faults import (
     counts,
     left,
 )
+from teeio.faults.accounts import Account, distinct
 from teeio.faults.life import Life
 from teeio.faults.points import Seam
 from teeio.faults.scene import Scene
 from teeio.host.memory import VmmMemory
+from teeio.host.vmm.bus import PciFunction
+from teeio.host.vmm.mailbox import Mailbox
 from teeio.host.vmm.page_lender import PageLender
-
-NOT_IN_THIS_LIFE = {
-    "TDIs in ERROR (device)",
-    "peer-to-peer streams bound (device)",
-    "P2P streams (TSM)",
-    "pairs that TVMs have allowed (TSM)",
-    "pairs of interfaces (VMM)",
-    "cached translations (device)",
-    "messages in chunks under way (device)",
-}
-"""Accounts of what a life without faults does not use: it has no peer, no ATS, and no message that is too large."""
+from teeio.observe import Observer
+from teeio.pcie.seams import ResetKind
+from teeio.platform import Platform
+from teeio.spdm.constants import MIN_DATA_TRANSFER_SIZE
+from teeio.spdm.state import RESPONDER_CAPABILITIES, Settings
 
 
 class Counting(Scene):
@@ -54,13 +55,78 @@ class Counting(Scene):
         return super().passes(seam, name, counted, subject)
 
 
-def test_a_life_takes_something_of_every_account() -> None:
+def taken_by_one_device() -> Counter[str]:
+    """Live the life that faults strike."""
     scene = Counting()
     assert left(counts(scene.platform)) == {}
     Life(scene).live()
     assert left(counts(scene.platform)) == {}
-    never = {str(account) for account in ACCOUNTS} - set(left(scene.most))
-    assert never == NOT_IN_THIS_LIFE
+    return scene.most
+
+
+def taken_by_peers() -> Counter[str]:
+    """Let two devices write to each other, then reset one of them while they are bound."""
+    host = PeerHost(vfs=1)
+    tenant = Tenant(host)
+    tenant.connect()
+    tenant.send(A, B)
+    most = Counter(counts(host.platform))
+    host.platform.devices[B].reset(ResetKind.FUNCTION_LEVEL, tenant.vfs[B].address)
+    most |= Counter(counts(host.platform))
+    host.platform.shut_down(tenant.guest)
+    for pf in host.pfs:
+        host.vmm.pci_tsm.disconnect(pf, host.now())
+    assert left(counts(host.platform)) == {}
+    return most
+
+
+def taken_by_chunks() -> Counter[str]:
+    """Connect a device that takes only as much at once as DSP0274 says it must."""
+    settings = Settings(capabilities=RESPONDER_CAPABILITIES, data_transfer_size=MIN_DATA_TRANSFER_SIZE)
+    platform = Platform.assemble(seed=1, configuration=Configuration(settings=settings))
+    most: Counter[str] = Counter()
+
+    def counting(function: PciFunction, observer: Observer) -> Mailbox:
+        def carried(data_object: bytes, now: float) -> bytes:
+            nonlocal most
+            answer = mailbox.carry(data_object, now)
+            most |= Counter(counts(platform))
+            return answer
+
+        mailbox = Mailbox(function, observer)
+        mailbox.courier = carried
+        return mailbox
+
+    platform.vmm.pci_tsm.mailboxes = counting
+    (pf,) = platform.vmm.bus.enumerate()
+    platform.vmm.pci_tsm.connect(pf, platform.now())
+    platform.vmm.pci_tsm.disconnect(pf, platform.now())
+    assert left(counts(platform)) == {}
+    return most
+
+
+def test_every_account_rises_in_a_life_and_returns_to_zero() -> None:
+    """One device needs no peer, no ATS and no chunks, and none of its TDIs fails: two more lives do."""
+    by_one, by_peers, by_chunks = map(set, map(left, (taken_by_one_device(), taken_by_peers(), taken_by_chunks())))
+    of_peers = {
+        "TDIs in ERROR (device)",
+        "peer-to-peer streams bound (device)",
+        "cached translations (device)",
+        "P2P streams (TSM)",
+        "pairs that TVMs have allowed (TSM)",
+        "pairs of interfaces (VMM)",
+    }
+    assert by_peers - by_one == of_peers
+    assert by_chunks - by_one == {"messages in chunks under way (device)"}
+    assert by_one | by_peers | by_chunks == {str(account) for account in ACCOUNTS}
+
+
+def test_no_two_accounts_have_one_name() -> None:
+    """The counts are kept by name: one would hide the other."""
+    one = ACCOUNTS[0]
+    with pytest.raises(Misuse, match=re.escape(str(one))):
+        distinct(*ACCOUNTS, Account(one.what, one.where, lambda _: 0))
+    assert len(counts(Platform.assemble(seed=1))) == len(ACCOUNTS)
 
 
 # -- the VMM broken off: its memory is in nobody's records but its own

@@ -30,13 +30,17 @@ class Topic(Flag):
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One thing that can happen. `do` raises `TeeioError` where it is refused. `tenant` is whose it is, if anybody's."""
+    """One thing that can happen. `do` raises `TeeioError` where it is refused. `tenant` is whose it is, if anybody's.
+
+    `leaves` says why something may be another though it was refused; without a reason nothing may.
+    """
 
     name: str
     actor: str
     topic: Topic
     do: Callable[[World], object]
     tenant: str = ""
+    leaves: str = ""
 
     def happen(self, world: World) -> str:
         """Let it happen; give why it was refused, or an empty text."""
@@ -55,6 +59,7 @@ class Own(NamedTuple):
     topic: Topic
     do: Callable[[World, Tenant], object]
     of: str = "AB"
+    leaves: str = ""
 
 
 class Common(NamedTuple):
@@ -64,3 +69,4 @@ class Common(NamedTuple):
     name: str
     topic: Topic
     do: Callable[[World], object]
+    leaves: str = ""

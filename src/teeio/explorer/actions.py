@@ -25,13 +25,13 @@ _COMMON: tuple[Common, ...] = (*VMM_COMMON, *LINK_COMMON)
 def _of(own: Own, index: int) -> Action:
     name = NAMES[index]
     actor = f"{own.actor} {name}" if own.actor == "TVM" else own.actor
-    return Action(f"{name}: {own.name}", actor, own.topic, lambda world: own.do(world, world.tenants[index]), name)
+    return Action(f"{name}: {own.name}", actor, own.topic, lambda world: own.do(world, world.tenants[index]), name, own.leaves)
 
 
 def _all() -> Iterator[Action]:
     for index, name in enumerate(NAMES):
         yield from (_of(own, index) for own in _OWN if name in own.of)
-    yield from (Action(one.name, one.actor, one.topic, one.do) for one in _COMMON)
+    yield from (Action(one.name, one.actor, one.topic, one.do, leaves=one.leaves) for one in _COMMON)
 
 
 ACTIONS: tuple[Action, ...] = tuple(_all())

@@ -135,6 +135,13 @@ def _repeated_iv(world: World) -> str | None:
     return f"sealed twice with {repeated}" if repeated else None
 
 
+UNTOUCHED = "what is refused changes nothing"
+NO_CRASH = "nothing but a TeeioError comes out"
+
+OF_STEPS = (UNTOUCHED, NO_CRASH)
+"""Rules over a step, not over a state; the search looks at them."""
+
+
 def _witnessed(rule: str) -> Property:
     return Property(rule, lambda world: world.witness.problems.get(rule))
 

@@ -19,7 +19,7 @@ from teeio.errors import Misuse
 from teeio.explorer.actions import ACTIONS, named
 from teeio.explorer.fingerprint import fingerprint
 from teeio.explorer.ledger import Ledger
-from teeio.explorer.properties import broken
+from teeio.explorer.properties import NO_CRASH, UNTOUCHED, broken
 from teeio.explorer.roots import BEGINNING, ROOTS
 from teeio.explorer.world import World
 from teeio.observe import Observer, ignore
@@ -195,35 +195,45 @@ class _Walk(NamedTuple):
     connection: Connection
 
 
+class _Place(NamedTuple):
+    """A state that actions are taken from, the steps left there, and how it was reached."""
+
+    state: bytes
+    left: int
+    trail: tuple[int, ...]
+
+
 def _work(world: World, walk: _Walk, depth: int, number: int, workers: int) -> int:
     gc.disable()
-    return _expand(world, walk, depth, (), ROOTS[walk.root].choices[number::workers])
+    return _expand(world, walk, _Place(fingerprint(world), depth, ()), ROOTS[walk.root].choices[number::workers])
 
 
-def _expand(world: World, walk: _Walk, left: int, trail: tuple[int, ...], choices: Sequence[int]) -> int:
+def _expand(world: World, walk: _Walk, place: _Place, choices: Sequence[int]) -> int:
     """Take every action in a child of its own."""
     for index in choices:
         pid = os.fork()
         if pid == 0:
-            os._exit(_step(world, walk, left - 1, (*trail, index)))
+            os._exit(_step(world, walk, place, index))
         if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == _STOPPED:
             return _STOPPED
     return 0
 
 
-def _step(world: World, walk: _Walk, left: int, trail: tuple[int, ...]) -> int:
+def _step(world: World, walk: _Walk, place: _Place, index: int) -> int:
     problem: tuple[str, str] | None
-    refusal = ""
+    action, refusal, left, trail = ACTIONS[index], "", place.left - 1, (*place.trail, index)
     try:
-        refusal = ACTIONS[trail[-1]].happen(world)
+        refusal = action.happen(world)
         problem, state = broken(world), fingerprint(world)
+        if problem is None and refusal and state != place.state and not action.leaves:
+            problem = UNTOUCHED, f"{action.name} was refused ({refusal}), and the state is another"
     except Exception as error:
-        problem, state = ("nothing but a TeeioError comes out", f"{type(error).__name__}: {error}"), b""
+        problem, state = (NO_CRASH, f"{type(error).__name__}: {error}"), b""
     walk.connection.send(_Reached(state, left, trail, bool(refusal), problem))
     verdict = walk.connection.recv()
     if verdict == STOP:
         return _STOPPED
-    return _expand(world, walk, left, trail, ROOTS[walk.root].choices) if verdict == GO else 0
+    return _expand(world, walk, _Place(state, left, trail), ROOTS[walk.root].choices) if verdict == GO else 0
 
 
 def replayed(root: str, trail: Sequence[str], mutant: Mutant | None) -> Journal:

@@ -12,12 +12,14 @@ its verifier's nonces, as it ends with the TVM.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 
 from teeio.abi.tdcalls import NO_BIND_SESSION
 from teeio.device.device import Device
+from teeio.errors import Misuse
 from teeio.host.memory import FREE, SHARED, TSM
 from teeio.host.tdx.tpa import Agent
 from teeio.pcie.capabilities.doe import DoeCapability
@@ -102,7 +104,17 @@ _VMM, _TSM, _DEVICE = "VMM", "TSM", "device"
 IN_ERROR = Account("TDIs in ERROR", _DEVICE, lambda p: sum(one.state is InterfaceState.ERROR for one in _interfaces(p)))
 """A TDI whose session is gone stays in ERROR, scrubbed, until the next owner says STOP over another session (PCIe Base 11.2)."""
 
-ACCOUNTS: tuple[Account, ...] = (
+
+def distinct(*accounts: Account) -> tuple[Account, ...]:
+    """Give accounts as a table in which each can be told by its name. Raises `Misuse` if two have the same."""
+    names = Counter(map(str, accounts))
+    twice = [name for name, times in names.items() if times > 1]
+    if twice:
+        raise Misuse(f"more than one account is called {', '.join(twice)}", remedy="name what each of them counts")
+    return accounts
+
+
+ACCOUNTS = distinct(
     Account("pages that the VMM uses or shares", "memory", lambda p: _pages(p, SHARED)),
     Account("pages of the TSM", "memory", lambda p: _pages(p, TSM)),
     Account("pages of TVMs", "memory", lambda p: sum(p.memory.accounting().values()) - _pages(p, FREE, SHARED, TSM)),
@@ -175,11 +187,6 @@ ACCOUNTS: tuple[Account, ...] = (
     Account("SPDM sessions", _DEVICE, lambda p: sum(len(one.sessions) for one in _mailboxes(p))),
     Account("nonces of locks", _DEVICE, lambda p: sum(one.holds_nonce for one in _interfaces(p))),
     Account("TDIs locked", _DEVICE, lambda p: sum(one.state.locked for one in _interfaces(p))),
-    Account(
-        "cached translations",
-        _DEVICE,
-        lambda p: sum(len(tdi.function.translations) for device in p.devices for tdi in device.tdis.values()),
-    ),
     IN_ERROR,
     Account("connections", _VMM, lambda p: len(p.vmm.pci_tsm.connections)),
     Account("bindings", _VMM, lambda p: sum(len(c.bindings) for c in p.vmm.pci_tsm.connections.values())),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from teeio.abi import CALLS, HypercallResult, Result
@@ -11,7 +12,7 @@ from teeio.abi.operands import Actor, Invalidation
 from teeio.abi.statuses import TRIES, HypercallError, Status, TdcmStatus
 from teeio.errors import Misuse
 from teeio.faults.points import Moment, Point
-from teeio.faults.scene import HEARTBEAT, BrokenOff, Halted, Inflict, Scene
+from teeio.faults.scene import HEARTBEAT, BrokenOff, Halted, Held, Inflict, Scene, channel_of
 from teeio.faults.standing import standing
 from teeio.host.invalidation_queue import QUEUE_SLOTS
 from teeio.pcie.address import AddressRange
@@ -49,6 +50,22 @@ def late(scene: Scene, point: Point, act: Act, subject: bytes) -> bytes:
     """Carry it; the answer comes in place of the next one."""
     scene.late = act(subject)
     return b""
+
+
+def answered_twice(scene: Scene, point: Point, act: Act, subject: bytes) -> bytes:
+    """Carry it; the answer comes a second time, in place of the next one."""
+    scene.late = act(subject)
+    return scene.late
+
+
+def held(moment: Moment) -> Inflict:
+    """Let it arrive only with the next one: just before it, or overtaken by it."""
+
+    def inflict(scene: Scene, point: Point, act: Act, subject: bytes) -> bytes:
+        scene.held[channel_of(point.seam, point.name)] = Held(partial(act, subject), moment)
+        return b""
+
+    return inflict
 
 
 def repeated(scene: Scene, point: Point, act: Act, subject: bytes) -> Any:

@@ -77,6 +77,7 @@ def play(fault: Fault, strike: Strike) -> Played:
     try:
         _live(played, scene, life)
         scene.step = ""
+        scene.bring_what_is_held()
         played.stood = standing(scene)
         if played.refusal and played.ending is not Ending.HALTED:
             played.ending = _ending(scene, life, played.state)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from teeio.abi import CALLS, Boundary, Call, Processor, TvmToTsm, TvmToVmm
 from teeio.abi.operands import Actor
 from teeio.device.configuration import Configuration
 from teeio.errors import TeeioError
-from teeio.faults.points import Point, Seam, Strike
+from teeio.faults.points import Moment, Point, Seam, Strike
 from teeio.faults.standing import Standing, standing
 from teeio.host.vmm.bus import PciFunction
 from teeio.host.vmm.config_access import Config, extended_capabilities
@@ -53,11 +54,27 @@ class BrokenOff(Exception):
     """The VMM's procedure has been broken off: it was killed, or has a mistake of its own. No error of the platform's."""
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Something that is under way for longer: `deliver` brings it, before or after the next one of its channel."""
+
+    deliver: Callable[[], object]
+    moment: Moment
+
+
+def channel_of(seam: Seam, name: str) -> str:
+    """Tell in what order things come: data objects; TLPs of one direction, those of the stream apart from plain ones."""
+    if seam is not Seam.FRAME:
+        return seam.value
+    return f"{'IDE' if ' IDE ' in name else 'plain'} {name.rpartition(' ')[2]}"
+
+
 class Scene:
     """A platform with its seams watched.
 
     `points` are those that were passed, in order; `before` is how the device stood when the fault struck. `healing` ends
-    what a fault left on, `borrowed` gives back what it took; `lasting` counts how often it strikes again, by name.
+    what a fault left on, `borrowed` gives back what it took; `lasting` counts how often it strikes again, by name. `late`
+    is an answer that comes in place of the next one; `held` is what comes with the next one of its channel.
     """
 
     def __init__(self, strike: Strike | None = None, inflict: Inflict | None = None, *, seed: int = 1) -> None:
@@ -70,6 +87,7 @@ class Scene:
         self.before: Standing | None = None
         self.lasting: dict[str, int] = {}
         self.late: bytes | None = None
+        self.held: dict[str, Held] = {}
         self.healing = ExitStack()
         self.borrowed = ExitStack()
         self.leaks: list[str] = []
@@ -126,6 +144,21 @@ class Scene:
         if left:
             self.lasting[point.name] = left - 1
         return left > 0
+
+    @contextmanager
+    def _what_was_held(self, channel: str) -> Iterator[None]:
+        """Deliver what is held on a channel, before or after what passes inside; its answer is nobody's."""
+        held = self.held.pop(channel, None)
+        if held is not None and held.moment is Moment.BEFORE:
+            held.deliver()
+        yield
+        if held is not None and held.moment is Moment.AFTER:
+            held.deliver()
+
+    def bring_what_is_held(self) -> None:
+        """Deliver what is still held when nothing more comes that it could come with."""
+        while self.held:
+            self.held.popitem()[1].deliver()
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
@@ -200,7 +233,8 @@ class Scene:
         name, self._message = self._message or "data object", ""
         carry = partial(self.carry, mailbox, now=now)
         late, self.late = self.late, None
-        answer = self.passes(Seam.MESSAGE, name, carry, data_object)
+        with self._what_was_held(channel_of(Seam.MESSAGE, name)):
+            answer = self.passes(Seam.MESSAGE, name, carry, data_object)
         return answer if late is None else late
 
     def carry(self, mailbox: Mailbox, data_object: bytes, now: float) -> bytes:
@@ -218,7 +252,8 @@ class Scene:
             return frame
         seen = described(frame, "", "", self.platform.link.mode)
         name = f"{seen.kind} {seen.protection} {way.value}"
-        self.passes(Seam.FRAME, name, lambda one: self.platform.link.inject(one, way), frame)
+        with self._what_was_held(channel_of(Seam.FRAME, name)):
+            self.passes(Seam.FRAME, name, lambda one: self.platform.link.inject(one, way), frame)
         return None
 
     def _told(self, event: Event) -> None:

@@ -94,6 +94,21 @@ FAULTS = _by_name(
     _message("request-lost", "a data object does not reach the device", i.lost, r.OUT_OF_STEP),
     _message("answer-lost", "the device's answer does not come back", i.answer_lost, r.OUT_OF_STEP),
     _message("answer-late", "the device's answer comes in place of the next one", i.late, r.OUT_OF_STEP),
+    _message(
+        "answer-twice", "the device's answer comes again in place of the next one", i.answered_twice, r.OUT_OF_STEP
+    ),
+    _message(
+        "request-late",
+        "a data object reaches the device just before the next one; nobody waits for its answer any more",
+        i.held(Moment.BEFORE),
+        r.OUT_OF_STEP,
+    ),
+    _message(
+        "request-overtaken",
+        "a data object reaches the device just after the next one; nobody waits for its answer any more",
+        i.held(Moment.AFTER),
+        r.OUT_OF_STEP,
+    ),
     _message("request-twice", "a data object reaches the device twice", i.repeated, r.TWICE_TO_THE_DEVICE),
     _message(
         "request-changed",
@@ -118,6 +133,12 @@ FAULTS = _by_name(
     ),
     _call("wait", "a hypercall says WAIT once", i.waits, r.UNNOTICED, _may_wait),
     _frame("frame-lost", "a TLP does not arrive", i.lost, l.FRAME_LOST),
+    _frame(
+        "frame-late", "a TLP arrives just before the next one that goes its way", i.held(Moment.BEFORE), l.FRAME_LOST
+    ),
+    _frame(
+        "frame-overtaken", "a TLP arrives just after the next one that goes its way", i.held(Moment.AFTER), l.FRAME_LOST
+    ),
     _frame("frame-twice", "a TLP arrives twice", i.repeated, l.FRAME_TWICE),
     _frame(
         "frame-changed",

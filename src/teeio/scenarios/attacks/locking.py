@@ -11,6 +11,7 @@ from teeio.accelerator_interface import BAR_SIZE, MAGIC
 from teeio.guest import accept
 from teeio.guest.accept import Phase
 from teeio.guest.driver import TRUSTED_REGISTERS
+from teeio.host.tdx.interface import Devif
 from teeio.host.tdx.interface_calls import InterfaceCalls
 from teeio.ide_km.messages import Direction, KeySet, key_slots
 from teeio.platform import Platform
@@ -103,13 +104,21 @@ def _weak_lock(platform: Platform, journal: Journal) -> Outcome:
     return outcome
 
 
+_UNASKED: tuple[tuple[str, dict[str, int], str], ...] = (
+    ("BIND_P2P", {"flags": int(LockFlags.NO_FW_UPDATE | LockFlags.BIND_P2P)}, "LOCK flags"),
+    ("LOCK_MSIX", {"flags": int(LockFlags.NO_FW_UPDATE | LockFlags.LOCK_MSIX)}, "LOCK flags"),
+    ("a BIND_P2P_ADDRESS_MASK", {"bind_p2p_address_mask": BAR_SIZE - 1}, "BIND_P2P_ADDRESS_MASK without BIND_P2P"),
+)
+"""What the VMM asks for behind the TVM's back, and what the TSM says."""
+
+
 def _aliasing_lock(platform: Platform, journal: Journal) -> Outcome:
-    """Lock with a flag that nobody asked for, and with an offset by which the report's ranges seem to lie elsewhere."""
+    """Lock with what nobody asked for: flags, a peer-to-peer mask, an offset by which the report's ranges seem to lie elsewhere."""
     stage = Stage(platform, journal)
     interface, pci_tsm = stage.assigned, stage.vmm.pci_tsm
     honest = pci_tsm.guest_req
     outcome = Outcome(
-        "locked with peer-to-peer on, and with offsets by which the memory's range seems to be the registers'"
+        "locked with peer-to-peer on, with a mask for it, and with offsets by which the memory's range seems to be the registers'"
     )
 
     def locking_with(change: Callable[[LockParameters], LockParameters]) -> Callable[..., Any]:
@@ -118,13 +127,13 @@ def _aliasing_lock(platform: Platform, journal: Journal) -> Outcome:
 
         return dishonest
 
-    for flag in (LockFlags.BIND_P2P, LockFlags.LOCK_MSIX):
-        dishonest = locking_with(lambda lock, flag=flag: replace(lock, flags=lock.flags | flag))  # type: ignore[misc]
-        with stage.attack("VMM", f"LOCK_INTERFACE with {flag.name}"), stage.instead(pci_tsm, "guest_req", dishonest):
+    for what, changes, wanted in _UNASKED:
+        dishonest = locking_with(lambda lock, changes=changes: replace(lock, **changes))  # type: ignore[misc]
+        with stage.attack("VMM", f"LOCK_INTERFACE with {what}"), stage.instead(pci_tsm, "guest_req", dishonest):
             said = stage.refused(lambda: interface.lock(stage.now()))
-        outcome.see(f"{flag.name}: {said or 'locked'}", "LOCK flags" in said)
+        outcome.see(f"{what}: {said or 'locked'}", wanted in said)
         state = stage.state()
-        outcome.see(f"{flag.name}: the TDI is in {state.name}", state is InterfaceState.CONFIG_UNLOCKED)
+        outcome.see(f"{what}: the TDI is in {state.name}", state is InterfaceState.CONFIG_UNLOCKED)
         if interface.phase is not Phase.UNLOCKED:
             interface.unlock(stage.now())
     for what, shift in (("half a page", PAGE_SIZE // 2), ("a page less than the BAR", BAR_SIZE - PAGE_SIZE)):
@@ -139,6 +148,14 @@ def _aliasing_lock(platform: Platform, journal: Journal) -> Outcome:
         read = window.read(0, 4, stage.now()) if window else 0
         outcome.see(f"the TVM reads {read:#x} where the device's identity is", read == MAGIC)
     return outcome
+
+
+def _any_mask(self: InterfaceCalls, devif: Devif, lock: LockParameters) -> None:
+    """Check a lock but for its peer-to-peer mask."""
+    _check_lock(self, devif, replace(lock, bind_p2p_address_mask=0))
+
+
+_check_lock = InterfaceCalls._check_lock
 
 
 def _no_offset(report: Any, _: int, bars: Any) -> Any:
@@ -185,13 +202,14 @@ LOCKING = (
     Scenario(
         47,
         "aliasing-lock",
-        "the VMM locks with flags of its own, and with an offset that makes one range look like another",
+        "the VMM locks with flags and a peer-to-peer mask of its own, and with an offset that makes one range look like another",
         "VMM",
         "lock, accept",
         "PCIe Base 11.3.8; TDX Connect: NO_FW_UPDATE alone, and TDG.DEVIF.READ tells the MMIO_REPORTING_OFFSET",
         _aliasing_lock,
         (
             without("the TSM's look at the lock's parameters", InterfaceCalls, "_check_lock", nothing),
+            without("the TSM's look at the peer-to-peer mask", InterfaceCalls, "_check_lock", _any_mask),
             without("the TVM's subtraction of the offset", accept, "tee_ranges", _no_offset),
         ),
     ),

@@ -13,8 +13,12 @@ from teeio.spdm import messages as m
 from teeio.spdm import record as record_module
 from teeio.spdm import responder
 from teeio.spdm.binding import Binding
+from teeio.spdm.call import Call
+from teeio.spdm.constants import KeyUpdateOperation
+from teeio.spdm.handlers import HANDLERS
 from teeio.spdm.record import RecordHeader, RecordKey
 from teeio.spdm.requester import Requester
+from teeio.spdm.responder import Responder
 from teeio.tdisp.messages import (
     STANDARD_ID,
     VENDOR_ID,
@@ -170,6 +174,46 @@ def _lost_key_update(platform: Platform, journal: Journal) -> Outcome:
     return outcome
 
 
+def _replayed_key_update(platform: Platform, journal: Journal) -> Outcome:
+    """Hand KEY_UPDATE to the device twice, while it still takes a record under the old key: until VerifyNewKey."""
+    stage = Stage(platform, journal)
+    interface, carried = stage.running, []
+    session = next(iter(stage.device.responder.sessions.values()))
+    outcome = Outcome("handed KEY_UPDATE to the device twice, so that it would be one key ahead of the TSM")
+
+    def replaying(data_object: bytes, now: float) -> bytes:
+        carried.append(data_object)
+        answer = stage.mailbox.carry(data_object, now)
+        if len(carried) == 1:
+            updated = session.request_key.secret
+            again = said(stage.mailbox.carry(data_object, now))
+            ahead = session.request_key.secret != updated
+            outcome.see(f"the replay moves the device {'one key on' if ahead else 'to no other key'}", not ahead)
+            lived = bool(stage.device.responder.sessions)
+            outcome.see(f"the device: {again}; the session is {'alive' if lived else 'over'}", not lived)
+        return answer
+
+    with stage.attack("VMM", "replay KEY_UPDATE"), stage.carried_by(replaying):
+        update = SpdmOperation.KEY_UPDATE
+        refusal = stage.refused(lambda: stage.vmm.pci_tsm.manage(stage.pf, update, stage.now()))
+        outcome.see(f"the TSM: {refusal or 'noticed nothing'}", bool(refusal))
+        state = interface.check(stage.now())
+    plain = [data for data in carried if not BINDING.unwrap(data)[1]]
+    outcome.see(f"of {len(carried)} messages the TSM sent {len(plain)} in the clear", not plain)
+    outcome.see(f"the TDI is in {stage.state().name}", stage.state() is InterfaceState.ERROR)
+    outcome.see(f"the TVM learns that the interface is in {state.name}", state is not InterfaceState.RUN)
+    outcome.tdi_states = stage.tdi_states()
+    return outcome
+
+
+def _any_key_update(r: Responder, request: m.KeyUpdate, call: Call) -> m.Response:
+    """Update the keys again, whether or not the last update was verified."""
+    if call.session is not None and request.operation is not KeyUpdateOperation.VERIFY_NEW_KEY:
+        call.session.update_unverified = False
+    return HANDLERS[m.KeyUpdate.CODE](r, request, call)
+
+
+_NO_SEQUENCE = Removed(RecordKey, "_nonce", _constant_nonce)
 _COUNTED = "DSP0277: the sequence number enters the nonce; a record that does not verify ends the session"
 _TAGGED = "DSP0277: the AEAD tag covers data and header"
 
@@ -182,7 +226,7 @@ RECORDS = (
         "session",
         _COUNTED,
         _record_replay,
-        (without("sequence numbers in the nonce", RecordKey, "_nonce", _constant_nonce),),
+        (Mutant("sequence numbers in the nonce", (_NO_SEQUENCE,)),),
     ),
     Scenario(
         30,
@@ -192,7 +236,7 @@ RECORDS = (
         "session",
         _COUNTED,
         _swapped_records,
-        (without("sequence numbers in the nonce", RecordKey, "_nonce", _constant_nonce),),
+        (Mutant("sequence numbers in the nonce", (_NO_SEQUENCE,)),),
     ),
     Scenario(
         31,
@@ -231,5 +275,24 @@ RECORDS = (
         "DSP0274 KEY_UPDATE: a key that is not verified by both sides ends the session",
         _lost_key_update,
         (without("the TSM's giving the session up", Requester, "drop_session", nothing),),
+    ),
+    Scenario(
+        32,
+        "replayed-key-update",
+        "the VMM hands KEY_UPDATE to the device twice",
+        "VMM",
+        "session",
+        _COUNTED + "; DSP0274 KEY_UPDATE: no update before the last one is verified",
+        _replayed_key_update,
+        (
+            Mutant("sequence numbers in the nonce", (_NO_SEQUENCE,)),
+            Mutant(
+                "sequence numbers in the nonce, and the wait for VerifyNewKey",
+                (
+                    _NO_SEQUENCE,
+                    Removed(responder, "HANDLERS", {**HANDLERS, m.KeyUpdate.CODE: _any_key_update}),
+                ),
+            ),
+        ),
     ),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from teeio.abi import Result
 from teeio.abi.operands import DevifOperation, LockParameters
 from teeio.abi.tdcalls import TdgDevifValidate
@@ -10,11 +12,12 @@ from teeio.host.tdx.interface import Devif
 from teeio.platform import Platform
 from teeio.scenarios.journal import Journal
 from teeio.scenarios.rogue import Rogue
-from teeio.scenarios.scenario import Outcome, Scenario, nothing, without
+from teeio.scenarios.scenario import Mutant, Outcome, Removed, Scenario, nothing, without
 from teeio.scenarios.stage import Stage
-from teeio.tdisp import flows
+from teeio.tdisp import flows, interface
 from teeio.tdisp.interface import Interface
-from teeio.tdisp.messages import InterfaceState, LockFlags
+from teeio.tdisp.messages import InterfaceState, LockFlags, MessageType
+from teeio.tdisp.states import REQUEST_RULES
 
 PLANTED = bytes.fromhex("bad0c0de")
 
@@ -63,15 +66,19 @@ def _lock_again(stage: Stage, outcome: Outcome) -> None:
 
 
 def _nonce_replay(platform: Platform, journal: Journal) -> Outcome:
-    """Start a second lock with the nonce of the first, and the first lock twice."""
+    """Start the first lock twice, and a second lock with the nonce of the first."""
     stage = Stage(platform, journal)
     function_id = stage.vf.function_id
     rogue = Rogue(stage)
     rogue.open_session()
     rogue.key_stream()
-    outcome = Outcome("started a TDI with the START_INTERFACE_NONCE of an earlier lock")
+    outcome = Outcome("started a TDI twice with one START_INTERFACE_NONCE, and with the one of an earlier lock")
     first = rogue.lock()
     rogue.inside(flows.start_interface(function_id, first))
+    with stage.attack("VMM", "START_INTERFACE in RUN, with the nonce that is spent"):
+        said = stage.refused(lambda: rogue.inside(flows.start_interface(function_id, first)))
+        outcome.see(f"the first lock started twice: {said or 'started'}", "INVALID_INTERFACE_STATE" in said)
+        outcome.see(f"the TDI is in {stage.state().name}", stage.state() is InterfaceState.RUN)
     rogue.inside(flows.stop_interface(function_id))
     second = rogue.lock()
     differ = f"the nonces of two locks differ: {first[:4].hex()}... and {second[:4].hex()}..."
@@ -83,6 +90,16 @@ def _nonce_replay(platform: Platform, journal: Journal) -> Outcome:
     outcome.tdi_states = stage.tdi_states()
     return outcome
 
+
+def _start_again(self: Interface, session_id: int, nonce: bytes) -> None:
+    """Start with a nonce that is not spent by it."""
+    self.admit(MessageType.START_INTERFACE_REQUEST, session_id)
+    self.check_nonce(nonce)
+    self._enter(InterfaceState.RUN, "START_INTERFACE_REQUEST")
+
+
+_START = REQUEST_RULES[MessageType.START_INTERFACE_REQUEST]
+_START_IN_RUN = {**REQUEST_RULES, _START.request: replace(_START, legal=_START.legal | {InterfaceState.RUN})}
 
 STARTING = (
     Scenario(
@@ -98,11 +115,17 @@ STARTING = (
     Scenario(
         50,
         "nonce-replay",
-        "the VMM starts a TDI with the nonce of an earlier lock",
+        "the VMM starts a TDI with a nonce that is spent, and with that of an earlier lock",
         "VMM",
         "start",
         "PCIe Base 11.3.14: the nonce must be the one of this lock, and is spent by use",
         _nonce_replay,
-        (without("the device's comparison of nonces", Interface, "check_nonce", nothing),),
+        (
+            without("the device's comparison of nonces", Interface, "check_nonce", nothing),
+            Mutant(
+                "the rule that START is illegal in RUN, and the spending of the nonce",
+                (Removed(interface, "REQUEST_RULES", _START_IN_RUN), Removed(Interface, "start", _start_again)),
+            ),
+        ),
     ),
 )
