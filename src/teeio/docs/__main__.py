@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from teeio.docs import commands, hardware, protocols
+from teeio.docs import commands, hardware, protocols, unconfirmed
 
 PAGES: dict[str, Callable[[], Iterator[str]]] = {
     "spdm.md": protocols.spdm_page,
@@ -24,6 +24,7 @@ PAGES: dict[str, Callable[[], Iterator[str]]] = {
     "attacks.md": commands.attacks_page,
     "exploration.md": commands.exploration_page,
     "faults.md": commands.faults_page,
+    "unconfirmed.md": unconfirmed.unconfirmed_page,
 }
 
 
