@@ -230,6 +230,20 @@ def test_two_pairs_that_bind_at_once() -> None:
     gone(host, ends)
 
 
+def test_an_interface_that_is_removed_while_it_is_bound_leaves_its_device_free() -> None:
+    host = PeerHost(vfs=1)
+    tenant = Tenant(host)
+    tenant.allow().require("ALLOW")
+    keyed(host, tenant)
+    assert host.module.tdh_p2p_bind(p.TdhP2pBind(**tenant.pair(), stream_id=ID), host.now()).pending
+    mappings, binding = host.vmm.pci_tsm.mappings, tenant.binding(A)
+    blocked(host)
+    for step in (*mappings.remove_dma(binding.mapped), *mappings.unmap_mmio(binding.mapped)):
+        step()
+    host.vmm.pci_tsm._remove_interface(binding.function_id)
+    assert host.module.records.contexts[host.spdm_id(A)].agent.task is None
+
+
 def test_a_binding_is_of_the_pair_for_which_it_was_begun() -> None:
     """The VMM begins it for one peer and goes on for another one of the same device."""
     host, other = PeerHost(), 2

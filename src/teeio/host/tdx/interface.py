@@ -35,6 +35,9 @@ OPERATION_STATES = {
 OF_ONE_LOCK = frozenset({DevifOperation.REPORT, DevifOperation.START})
 """What a TVM asks for under one lock is not done under another."""
 
+_OF_AN_INTERFACE = frozenset({"TDH.DEVIF", "TDH.P2P.BIND", "TDH.P2P.UNBIND"})
+"""Calls whose exchanges are about the interface that the task names."""
+
 MAX_NONCES = 256
 """Verifier's nonces remembered for one interface and lock, each of which counts as used."""
 
@@ -194,6 +197,12 @@ class Devif:
     def task(self, operation: DevifOperation) -> Task:
         """Name an exchange with this interface."""
         return "TDH.DEVIF", self.function_id, operation
+
+    @property
+    def in_exchange(self) -> bool:
+        """Whether an exchange with this interface is under way, of whatever call."""
+        task = self.stream.spdm.agent.task
+        return task is not None and task[0] in _OF_AN_INTERFACE and task[1] == self.function_id
 
     @property
     def operation_under_way(self) -> DevifOperation | None:

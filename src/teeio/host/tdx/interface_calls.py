@@ -66,7 +66,7 @@ class InterfaceCalls(SessionCalls):
         records.peers.forget(devif)
         if devif.had_traffic and records.rules.rekeys_between_bindings:
             devif.stream.had_traffic.add(devif.function_id)
-        if devif.operation_under_way is not None:
+        if devif.in_exchange:
             records.abandon(devif.stream.spdm)
         return PagesReturned(records.give_back(devif.pages))
 
