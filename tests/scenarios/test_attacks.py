@@ -1,5 +1,9 @@
 """Every attack of the catalogue ends as it must, and every mutant of it is caught."""
 
+import re
+from collections import Counter
+from pathlib import Path
+
 import pytest
 
 from teeio.scenarios import ATTACKS, play, play_mutants
@@ -38,6 +42,15 @@ def test_every_attack_names_attacker_phase_and_rule_and_has_a_mutant() -> None:
 
 def test_the_catalogue_is_played_from_session_to_run() -> None:
     assert {attack.number for attack in ATTACKS.values()} >= set(range(26, 57))
+
+
+def test_the_page_names_the_entries_that_are_several_attacks() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "attacks.md").read_text()
+    listed = page.partition("are several: ")[2].partition("Some end")[0]
+    stopped = Counter(attack.number for attack in ATTACKS.values() if attack.expected is Expected.STOPPED)
+    assert {int(number) for number in re.findall(r"(\d+) \(", listed)} == {
+        n for n, count in stopped.items() if count > 1
+    }
 
 
 def test_an_outcome_without_observations_is_no_success() -> None:

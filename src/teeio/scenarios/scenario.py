@@ -77,10 +77,10 @@ def nothing(*_: object, **__: object) -> None:
     """Stand in for a check that raises or acts: it finds nothing wrong."""
 
 
-def without_rule(name: str) -> Mutant:
-    """Make the mutant whose attestation policy lacks one rule."""
-    rest = tuple(rule for rule in policy.RULES if rule.id != name)
-    return without(f"the policy's rule {name}", policy, "RULES", rest)
+def without_rule(*names: str) -> Mutant:
+    """Make the mutant whose attestation policy lacks one rule, or several that stop the same thing."""
+    rest = tuple(rule for rule in policy.RULES if rule.id not in names)
+    return without(f"the policy's rule{'s' * (len(names) > 1)} {' and '.join(names)}", policy, "RULES", rest)
 
 
 def legal_at(request: type[Request[Any]], place: Place) -> Mutant:

@@ -161,7 +161,8 @@ class Stage:
         finally:
             self.link.tamper = before
 
-    def refused(self, attempt: Callable[[], object]) -> str:
+    @staticmethod
+    def refused(attempt: Callable[[], object]) -> str:
         """Try something that must be refused; give what the refusal says, of a verdict the first finding; empty if it was not."""
         try:
             attempt()

@@ -15,6 +15,7 @@ from teeio.scenarios.attacks.locking import LOCKING
 from teeio.scenarios.attacks.peers import PEERS
 from teeio.scenarios.attacks.published import PUBLISHED
 from teeio.scenarios.attacks.records import RECORDS
+from teeio.scenarios.attacks.resets import RESETS
 from teeio.scenarios.attacks.running import RUNNING
 from teeio.scenarios.attacks.session import SESSION
 from teeio.scenarios.attacks.starting import STARTING
@@ -36,6 +37,7 @@ ATTACKS: Mapping[str, Scenario] = MappingProxyType(
                 *STARTING,
                 *EVIDENCE,
                 *RUNNING,
+                *RESETS,
                 *PEERS,
             ),
             key=lambda one: one.number,

@@ -1,17 +1,27 @@
-"""A session without end: entry 33 of the catalogue."""
+"""Sessions that do not end: entries 33 and 35 of the catalogue."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from teeio.abi import Result
+from teeio.abi import device_seamcalls as d
+from teeio.device.configuration import Configuration
 from teeio.guest.accept import Phase
+from teeio.host.tdx.records import Records, SpdmContext
 from teeio.host.tdx.tpa import TPA_SETTINGS
+from teeio.pcie.capabilities.ide import SELECTIVE_STATUS
 from teeio.platform import Platform
 from teeio.scenarios.journal import Journal
-from teeio.scenarios.scenario import Outcome, Scenario, without
+from teeio.scenarios.scenario import Outcome, Scenario, nothing, without
 from teeio.scenarios.stage import Stage
 from teeio.spdm import key_update
+from teeio.spdm.responder import Responder
+from teeio.spdm.state import RESPONDER_CAPABILITIES, Settings
 from teeio.tdisp.messages import InterfaceState
+
+HEARTBEAT = 5
+"""Seconds of the device's heartbeat period, where it has one."""
 
 LIMIT = 64
 """Records per key here, so that the story is short; by default it is what the sequence number holds (DSP0277)."""
@@ -59,6 +69,50 @@ def _endless(platform: Platform, journal: Journal) -> Outcome:
     return outcome
 
 
+def _lapsed_heartbeat(platform: Platform, journal: Journal) -> Outcome:
+    """Let the TSM end its session, lose its END_SESSION and everything after it, and let the device wait."""
+    stage = Stage(platform, journal)
+    assert stage.running
+    connection, lost = stage.vmm.pci_tsm.connections[stage.pf.address], []
+    outcome = Outcome("lost the TSM's END_SESSION, so that the device goes on believing in a session that is over")
+
+    def losing(data_object: bytes, now: float) -> bytes:
+        lost.append(data_object)
+        return b""
+
+    def disconnect(response: bytes | None, at: float) -> Result[None]:
+        return stage.tsm.tdh_spdm_disconnect(d.TdhSpdmDisconnect(spdm_id=connection.spdm_id, response=response), at)
+
+    with stage.attack("VMM", "let the TSM end the session, and lose everything from now on"), stage.carried_by(losing):
+        ended = connection.mailbox.pump(disconnect, stage.now())
+        what = "its END_SESSION" if len(lost) == 1 else f"{len(lost)} messages"
+        outcome.see(f"the TSM ends the session: {ended.status.name}; {what} never arrives", len(lost) == 1)
+        interface_state = stage.running.check(stage.now())
+        known = f"the TVM knows its interface as {interface_state.name}"
+        outcome.see(known, interface_state is not InterfaceState.RUN)
+        outcome.see("the device still has the session", bool(stage.device.responder.sessions))
+        stage.device.advance(stage.now() + 2 * HEARTBEAT + 1)
+    lived = bool(stage.device.responder.sessions)
+    outcome.see(f"after two heartbeat periods the session is {'alive' if lived else 'over'}", not lived)
+    stream = connection.stream
+    status = stage.pf.config.read(stream.base + SELECTIVE_STATUS.offset, 4)
+    outcome.see(f"its stream's status register reads {status:#010x}", not stream.secure)
+    outcome.see(f"its TDI is in {stage.state().name}", stage.state() is InterfaceState.ERROR)
+    outcome.tdi_states = stage.tdi_states()
+    return outcome
+
+
+def _forget_session(_: Records, context: SpdmContext, cause: str) -> None:
+    """Forget a session that is over, and nothing else."""
+    context.agent.forget_session(cause)
+
+
+_WITH_HEARTBEAT = {
+    "configuration": Configuration(
+        settings=Settings(capabilities=RESPONDER_CAPABILITIES, heartbeat_period=HEARTBEAT),
+    )
+}
+
 ENDLESS = (
     Scenario(
         33,
@@ -70,5 +124,19 @@ ENDLESS = (
         _endless,
         (without("the requester's look at what its keys have left", key_update, "key_update_due", lambda *_: False),),
         options={"tsm_settings": replace(TPA_SETTINGS, records_per_key=LIMIT)},
+    ),
+    Scenario(
+        35,
+        "lapsed-heartbeat",
+        "the VMM loses END_SESSION, and all that the TSM sends from then on",
+        "VMM",
+        "run",
+        "DSP0274 HEARTBEAT; PCIe Base 11.4.5: a session's end takes its keys and TDIs along",
+        _lapsed_heartbeat,
+        (
+            without("the device's heartbeat timer", Responder, "expire", nothing),
+            without("the TSM's blocking of streams whose session is over", Records, "session_ended", _forget_session),
+        ),
+        options=_WITH_HEARTBEAT,
     ),
 )

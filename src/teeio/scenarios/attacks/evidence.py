@@ -7,13 +7,14 @@ from dataclasses import replace
 
 from teeio.abi import HypercallResult
 from teeio.abi import hypercalls as v
-from teeio.abi.operands import PAGE_SIZE
+from teeio.abi.operands import PAGE_SIZE, PageLevel
 from teeio.device import tdi
 from teeio.device.configuration import Configuration
 from teeio.device.models.accelerator import Accelerator
 from teeio.device.models.model import Region
 from teeio.guest.accept import AssignedInterface
 from teeio.guest.driver import TRUSTED_REGISTERS
+from teeio.host.mmio_metadata import MmioMetadata
 from teeio.host.tdx.guest_calls import GuestCalls
 from teeio.host.vmm.trusted_mappings import MappedInterface
 from teeio.platform import Platform
@@ -103,7 +104,7 @@ def _wrong_mapping(platform: Platform, journal: Journal) -> Outcome:
     honest: Placing = mappings.map_mmio
     own, other = (function.bars[0].address for function in (stage.vf, stage.pf.vfs[1]))
     outcome = Outcome(
-        "mapped the pages of a BAR in the wrong order, shifted by one, to another function's BAR, and all to one"
+        "mapped the pages of a BAR in the wrong order, shifted by one, to another function's BAR, to memory, and all to one"
     )
 
     def crossed(mapped: MappedInterface, gpa: int, mmio: int, size: int) -> None:
@@ -120,10 +121,18 @@ def _wrong_mapping(platform: Platform, journal: Journal) -> Outcome:
         for offset in range(0, size, PAGE_SIZE):
             honest(mapped, gpa + offset, mmio, PAGE_SIZE)
 
+    def to_memory(mapped: MappedInterface, gpa: int, mmio: int, size: int) -> None:
+        try:
+            honest(mapped, gpa, PageLevel.PAGE_2M.size, size)
+        finally:
+            given = [region for region in stage.tsm.records.mmio.regions if region < platform.memory.size]
+            outcome.see(f"the host's memory: the TSM takes {len(given)} regions of it for private MMIO", not given)
+
     for case, placing, wanted in (
         ("pages crossed", crossed, "MMIO_REPORT_MISMATCH"),
         ("shifted by a page", shifted, "MMIO_REPORT_MISMATCH"),
         ("another function", foreign, "MMIO_REPORT_MISMATCH"),
+        ("the host's memory", to_memory, "OPERAND_INVALID"),
         ("all on one page", overlapping, "MMIO_INVALID_PAGE_METADATA"),
     ):
         with stage.attack("VMM", f"map the MMIO wrongly: {case}"), stage.instead(mappings, "map_mmio", placing):
@@ -132,6 +141,11 @@ def _wrong_mapping(platform: Platform, journal: Journal) -> Outcome:
         outcome.see(f"{case}: the TDI never ran", "RUN" not in stage.tdi_states())
     outcome.see("mapped as reported the TVM accepts", not _brought_up(stage, interface))
     return outcome
+
+
+def _any_region(self: MmioMetadata, mmio: int, page: int) -> None:
+    """Take any memory for MMIO."""
+    self._regions[mmio] = page
 
 
 class _OpenRegisters(Accelerator):
@@ -223,7 +237,10 @@ EVIDENCE = (
         "accept",
         "TDG.MMIO.ACCEPT: every mapping leads to exactly the reported page of this interface",
         _wrong_mapping,
-        (without("the TSM's comparison of mapping and report", GuestCalls, "_check_mapping", nothing),),
+        (
+            without("the TSM's comparison of mapping and report", GuestCalls, "_check_mapping", nothing),
+            without("the rule where private MMIO may lie", MmioMetadata, "add", _any_region),
+        ),
     ),
     Scenario(
         54,

@@ -1,26 +1,21 @@
-"""Attacks on an interface in RUN: entries 55 and 56 of the catalogue."""
+"""Attacks by requests whose T bit does not fit: entry 55 of the catalogue."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-
-from teeio.accelerator_interface import BAR_SIZE
+from teeio.accelerator_interface import BAR_SIZE, MAGIC, MEMORY_OFFSET, REGISTER_BAR
+from teeio.device.configuration import Configuration
 from teeio.device.device import Device
-from teeio.device.identity import Firmware
 from teeio.guest.cost import CostMeter
 from teeio.guest.driver import TRUSTED_REGISTERS
 from teeio.host.memory import PhysicalMemory
 from teeio.host.vmm.vfio import UnitKind
+from teeio.pcie.capabilities.aer import Uncorrectable
 from teeio.platform import Platform
 from teeio.scenarios.journal import Journal
 from teeio.scenarios.mutants import NO_STATE_RULES
-from teeio.scenarios.scenario import Mutant, Outcome, Scenario, without
+from teeio.scenarios.scenario import Outcome, Scenario, without
 from teeio.scenarios.stage import SECRET, STREAM_ID, Stage, Work
 from teeio.scenarios.trusted_life import no_cpu_clock
-from teeio.tdisp.interface import Interface
-from teeio.tdisp.messages import InterfaceState
-from teeio.tdisp.states import Event
 
 PLANTED = bytes.fromhex("bad0c0debad0c0de")
 
@@ -36,6 +31,7 @@ def _redirected_dma(platform: Platform, journal: Journal) -> Outcome:
         outcome.see(f"the VMM reads {seen.hex()} where the TVM's registers are", seen == b"\xff" * 4)
         window = work.interface.window(0, 0, BAR_SIZE)
         window.write(BAR_SIZE - 8, 8, 1, stage.now())
+        _see_logged(stage.device, outcome)
         host.mmio_write(registers + BAR_SIZE - 8, PLANTED)
         kept = window.read(BAR_SIZE - 8, 8, stage.now()) == 1
         outcome.see("the VMM's write changed nothing that the TVM reads", kept)
@@ -70,64 +66,52 @@ def _unlocked_accomplice(stage: Stage, work: Work, outcome: Outcome) -> None:
         outcome.see(f"the IOMMU logged with T={int(t_bit)}: {'; '.join(sorted(reasons)) or 'nothing'}", bool(reasons))
 
 
-def _surprise_reset(platform: Platform, journal: Journal) -> Outcome:
-    """Reset, unplug and change the device under a TVM, and look whether anything but a whole new life revives it."""
-    stage = Stage(platform, journal)
-    outcome = Outcome("reset and unplugged a device in RUN, and hoped that the TVM goes on with what comes back")
-    interface, guest = stage.running, stage.guest
-    strikes: tuple[tuple[str, Callable[[], None]], ...] = (
-        ("function level reset of the VF", lambda: stage.vmm.vfio.reset(stage.vf)),
-        ("function level reset of the PF", lambda: stage.vmm.vfio.reset(stage.pf)),
-        ("link down and up again", lambda: _replug(stage)),
-    )
-    for case, strike in strikes:
-        work = Work(stage, guest, interface)
-        with stage.attack("VMM", case):
-            strike()
-            outcome.see(f"{case}: the TDI is in {stage.state().name}", stage.state() is not InterfaceState.RUN)
-        said = stage.refused(work.copy)
-        outcome.see(f"{case}: the TVM's job: {said or 'done'}", bool(said))
-        work.leave()
-        said = stage.refused(lambda: interface.accept(stage.now()))
-        outcome.see(f"{case}: accepted again without evidence: {said or 'yes'}", bool(said))
-        with journal.step("TVM", "unlock, and begin anew with all the evidence"):
-            stage.begin_anew(interface, guest)
-            outcome.see(f"{case}: after a whole new life the TDI is in RUN", stage.state() is InterfaceState.RUN)
-    with stage.attack("VMM", "update the firmware of the running device"):
-        firmware = replace(platform.configuration.manufacture.firmware, svn=0)
-        taken = stage.device.update_firmware(firmware)
-        outcome.see(f"the device {'takes' if taken else 'refuses'} it while the TDI is locked", not taken)
-    interface.unlock(stage.now())
-    outcome.see("unlocked, it takes it", stage.device.update_firmware(firmware))
-    said = stage.refused(lambda: interface.bring_up(guest.verifier, TRUSTED_REGISTERS, stage.now()))
-    outcome.see(f"the TVM: {said.splitlines()[0] if said else 'accepted it'}", "not accepted" in said)
-    outcome.tdi_states = stage.tdi_states()
+def _peer_dma(platform: Platform, journal: Journal) -> Outcome:
+    """Reach for the registers of a TDI from another device below the same switch, which has no stream."""
+    vmm, now = platform.vmm, platform.now
+    with journal.step("VMM", "enumerate two devices below one switch, and connect the first one"):
+        first, second = vmm.bus.enumerate()
+        vmm.bus.enable_vfs(first, 1)
+        vmm.pci_tsm.connect(first, now())
+        second.command(bus_master=1)
+    vf, engine = first.vfs[0], platform.devices[1].bus_of(second.address)
+    tdi, registers = platform.device.tdi(vf.address), vf.bars[REGISTER_BAR].address
+    outcome = Outcome("let another device below the same switch read and write a TDI's registers, with T=0")
+
+    def reach(wanted: bytes) -> None:
+        read = bytearray()
+        with journal.step("device", "attack: another device reads the registers"):
+            said = Stage.refused(lambda: read.extend(engine.read(registers, 4)))
+        outcome.see(
+            f"in {tdi.state.name} the other device reads {read.hex() or 'nothing'}: {said or 'done'}", read == wanted
+        )
+
+    reach(MAGIC.to_bytes(4, "little"))
+    guest = platform.launch("TVM", vmm.vfio.unit(UnitKind.VF, vf.address))
+    interface = guest.interface()
+    with journal.step("TVM", "LOCK_INTERFACE, and attest"):
+        interface.lock(now())
+        interface.attest(guest.verifier, TRUSTED_REGISTERS, now())
+    reach(b"")
+    with journal.step("TVM", "accept and START_INTERFACE: RUN"):
+        interface.accept(now())
+    reach(b"")
+    window = interface.window(REGISTER_BAR, MEMORY_OFFSET, 8)
+    window.write(0, 8, 1, now())
+    with journal.step("device", "attack: another device writes the device's memory"):
+        engine.write(registers + MEMORY_OFFSET, PLANTED)
+    outcome.see("its write changed nothing that the TVM reads", window.read(0, 8, now()) == 1)
+    _see_logged(platform.device, outcome)
+    outcome.tdi_states = journal.states(f"TDI {vf.address}")
     return outcome
 
 
-def _replug(stage: Stage) -> None:
-    stage.link.fail()
-    stage.link.restore()
+def _see_logged(device: Device, outcome: Outcome) -> None:
+    logged = device.port.aer is not None and device.port.aer.recorded(Uncorrectable.UNSUPPORTED_REQUEST)
+    outcome.see(f"the device's Unsupported Request error bit is {int(logged)}", logged)
 
 
-_hears = Interface.happen
-
-
-def _deaf(what: str, *events: Event) -> Mutant:
-    """Make the mutant whose TDIs go on after these events."""
-
-    def happen(self: Interface, event: Event) -> None:
-        if event not in events:
-            _hears(self, event)
-
-    return without(f"the TDI's way to ERROR on {what}", Interface, "happen", happen)
-
-
-def _any_firmware(self: Device, firmware: Firmware) -> bool:
-    """Run other firmware whatever is locked."""
-    self.runs.run(firmware)
-    return True
-
+_SWITCHED = Configuration(vfs=1)
 
 RUNNING = (
     Scenario(
@@ -144,17 +128,14 @@ RUNNING = (
         ),
     ),
     Scenario(
-        56,
-        "surprise-reset",
-        "the VMM resets, unplugs and changes a device in RUN",
+        55,
+        "peer-dma",
+        "the VMM lets another device below the same switch reach for a TDI's registers with T=0",
         "VMM",
-        "run",
-        "PCIe Base 11.4.8, 11.4.9: out of RUN; only new evidence under a new lock leads back",
-        _surprise_reset,
-        (
-            _deaf("a function level reset, and the registers that it resets", Event.FLR, Event.CONFIG_CHANGED),
-            _deaf("a lost stream or session", Event.STREAM_INSECURE, Event.SESSION_ENDED, Event.CONVENTIONAL_RESET),
-            without("NO_FW_UPDATE", Device, "update_firmware", _any_firmware),
-        ),
+        "locked, run",
+        "PCIe Base 11.2.1: T bit and state, whoever the requester is",
+        _peer_dma,
+        (NO_STATE_RULES,),
+        options={"configuration": _SWITCHED, "others": [_SWITCHED.another(1)], "switch": True},
     ),
 )

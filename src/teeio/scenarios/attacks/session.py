@@ -1,10 +1,9 @@
-"""Attacks on the SPDM session and its set-up: entries 26 to 29, 34 and 35 of the catalogue."""
+"""Attacks on the SPDM session and its set-up: entries 26 to 29 and 34 of the catalogue."""
 
 from __future__ import annotations
 
 from teeio.device.configuration import Configuration
 from teeio.ide_km import messages as ide_km
-from teeio.pcie.capabilities.ide import SELECTIVE_STATUS
 from teeio.platform import Platform
 from teeio.scenarios.journal import Journal
 from teeio.scenarios.rogue import BINDING, Rogue, said
@@ -13,7 +12,7 @@ from teeio.scenarios.stage import STREAM_ID, Stage
 from teeio.spdm import flows, responder, session_handlers
 from teeio.spdm import messages as m
 from teeio.spdm.call import Call
-from teeio.spdm.chunking import Incoming
+from teeio.spdm.chunking import Incoming, sequence_fields
 from teeio.spdm.constants import Capability
 from teeio.spdm.handlers import HANDLERS
 from teeio.spdm.responder import Responder
@@ -29,7 +28,6 @@ from teeio.tdisp.messages import (
 )
 
 HINT, PSK = b"lab key", bytes(range(48))
-HEARTBEAT = 5
 
 
 def _crossed_finish(platform: Platform, journal: Journal) -> Outcome:
@@ -135,13 +133,15 @@ def _heedless_vendor(r: Responder, request: m.VendorDefinedRequest, call: Call) 
 
 
 def _oversize(platform: Platform, journal: Journal) -> Outcome:
-    """Send more than the device has said it takes, at once and in chunks."""
+    """Send more than the device has said it takes, at once and in chunks, and more chunks than were announced."""
     stage = Stage(platform, journal)
     rogue = Rogue(stage)
     rogue.connect()
     device = stage.device.responder
     facts, limit = rogue.requester.connection.facts, device.settings.data_transfer_size
-    outcome = Outcome("sent a request beyond DataTransferSize, and announced one beyond MaxSPDMmsgSize in chunks")
+    outcome = Outcome(
+        "sent a request beyond DataTransferSize, announced one beyond MaxSPDMmsgSize in chunks, and went on beyond its size"
+    )
     with stage.attack("requester", "requests that are too large"):
         payload = bytes(limit)
         big = m.VendorDefinedRequest(standard_id=STANDARD_ID, vendor_id=VENDOR_ID, payload=payload).encode(facts)
@@ -155,33 +155,30 @@ def _oversize(platform: Platform, journal: Journal) -> Outcome:
             f"{huge} bytes announced in chunks: {answer}, and it {'waits for them' if kept else 'keeps nothing'}",
             not kept,
         )
+        part = limit - 64
+        for number in (0, 1):
+            place = sequence_fields(facts.version, number)
+            size = {} if number else {"large_message_size": 2 * part - 1}
+            chunk = m.ChunkSend(handle=2, chunk=bytes(part), **place, **size).encode(facts)
+            answer = said(rogue.say(BINDING.wrap(chunk, secured=False)))
+        held = len(device.large.incoming.data) if device.large.incoming is not None else 0
+        outcome.see(
+            f"{2 * part} bytes where {2 * part - 1} were announced: {answer}; it holds {held} of them", not held
+        )
     return outcome
+
+
+def _any_amount(self: Incoming, handle: int, number: int, chunk: bytes, size: int, *, last: bool) -> None:
+    """Take whatever comes."""
+    if number == 0:
+        self._begin(size, last)
+    self.data += chunk
+    self.number += 1
 
 
 def _any_size(self: Incoming, size: int, last: bool) -> None:
     """Make room for whatever is announced."""
     self.size = size
-
-
-def _lapsed_heartbeat(platform: Platform, journal: Journal) -> Outcome:
-    """Lose everything that the TSM sends, and let the device wait."""
-    stage = Stage(platform, journal)
-    assert stage.running
-    outcome = Outcome("lost all that the TSM sends, so that the device goes on believing in a session that is over")
-    with stage.attack("VMM", "lose everything from now on"), stage.carried_by(lambda *_: b""):
-        interface_state = stage.running.check(stage.now())
-        known = f"the TVM knows its interface as {interface_state.name}"
-        outcome.see(known, interface_state is not InterfaceState.RUN)
-        outcome.see("the device still has the session", bool(stage.device.responder.sessions))
-        stage.device.advance(stage.now() + 2 * HEARTBEAT + 1)
-    lived = bool(stage.device.responder.sessions)
-    outcome.see(f"after two heartbeat periods the session is {'alive' if lived else 'over'}", not lived)
-    stream = stage.vmm.pci_tsm.connections[stage.pf.address].stream
-    status = stage.pf.config.read(stream.base + SELECTIVE_STATUS.offset, 4)
-    outcome.see(f"its stream's status register reads {status:#010x}", not stream.secure)
-    outcome.see(f"its TDI is in {stage.state().name}", stage.state() is InterfaceState.ERROR)
-    outcome.tdi_states = stage.tdi_states()
-    return outcome
 
 
 _PSK_REQUESTER = Settings().capabilities | Capability.PSK
@@ -190,12 +187,6 @@ _WITH_PSK = {
         settings=Settings(capabilities=RESPONDER_CAPABILITIES | Capability.PSK_WITH_CONTEXT), psks={HINT: PSK}
     )
 }
-_WITH_HEARTBEAT = {
-    "configuration": Configuration(
-        settings=Settings(capabilities=RESPONDER_CAPABILITIES, heartbeat_period=HEARTBEAT),
-    )
-}
-
 SESSION = (
     Scenario(
         26,
@@ -256,17 +247,7 @@ SESSION = (
         (
             without("the device's look at DataTransferSize", Responder, "exceeds_transfer", nothing),
             without("the device's look at MaxSPDMmsgSize", Incoming, "_begin", _any_size),
+            without("the device's count of what came in chunks", Incoming, "add", _any_amount),
         ),
-    ),
-    Scenario(
-        35,
-        "lapsed-heartbeat",
-        "the VMM loses all that the TSM sends, END_SESSION too",
-        "VMM",
-        "run",
-        "DSP0274 HEARTBEAT; PCIe Base 11.4.5: a session's end takes its keys and TDIs along",
-        _lapsed_heartbeat,
-        (without("the device's heartbeat timer", Responder, "expire", nothing),),
-        options=_WITH_HEARTBEAT,
     ),
 )
