@@ -4,6 +4,7 @@ import pytest
 
 from faults.striking import Struck
 from teeio.abi import CALLS
+from teeio.abi.operands import MESSAGE_ADDRESS
 from teeio.faults import (
     FAULTS,
     STEPS,
@@ -11,6 +12,7 @@ from teeio.faults import (
     Moment,
     Point,
     Returned,
+    State,
     Strike,
     campaign,
     play,
@@ -19,8 +21,11 @@ from teeio.faults import (
     selected,
 )
 from teeio.faults.points import Seam
+from teeio.faults.scene import Scene
 from teeio.host.memory import PhysicalMemory
+from teeio.host.vmm.guest_function import GuestFunction
 from teeio.host.vmm.page_lender import PageLender
+from teeio.pcie.capabilities.msix import MsixCapability, MsixMessage
 from teeio.spdm.responder import Responder
 
 
@@ -101,6 +106,25 @@ def test_a_tvm_whose_device_is_reset_while_it_boots_leaves_nothing(struck: Struc
 def test_a_call_that_is_refused_for_now_is_made_again(struck: Struck, step: str, call: str) -> None:
     played = struck("busy", step, call)
     assert (played.ending, played.problems) == (Ending.WENT_ON, [])
+
+
+def test_the_interrupt_table_of_a_function_that_is_gone_is_still_the_guests() -> None:
+    """A function that answers with all ones says that its table is in a BAR which no function has."""
+    scene = Scene()
+    function = GuestFunction(scene.vf, scene.vf.address, lambda _: None, lambda _: None)
+    (bar,) = (bar for bar in scene.vf.bars.values() if function.holds_msix(bar))
+    place = scene.vf.config.get(MsixCapability.TABLE, "offset", scene.vf.capabilities[MsixCapability.ID]) * 8
+    scene.platform.link.fail()
+    assert function.holds_msix(bar)
+    entry = MsixMessage(MESSAGE_ADDRESS, 0x31)
+    for at, value in ((0, entry.address), (8, entry.data), (12, 1)):
+        function.msix_write(place + at, value.to_bytes(4, "little"))
+        assert int.from_bytes(function.msix_read(place + at, 4), "little") == value
+
+
+def test_a_device_that_is_removed_amid_an_access_to_its_registers(struck: Struck) -> None:
+    played = struck("removal", "probe", "CfgRd0 plain downstream", Moment.AFTER)
+    assert (played.ending, played.state, played.problems) == (Ending.LOST, State.SESSION_FORGOTTEN, [])
 
 
 # -- what a run would notice

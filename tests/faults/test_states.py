@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 
 from faults.striking import Struck
-from teeio.faults import FAULTS, FORMS, STEPS, Fault, Moment, Point, State, Strike
+from teeio.faults import FAULTS, FORMS, STEPS, Ending, Fault, Moment, Point, State, Strike
 from teeio.faults.expected import Stage, stage_of
+from teeio.faults.inflictions import GET_VERSION
+from teeio.faults.scene import Scene
 from teeio.faults.standing import End, Standing
 from teeio.faults.states import state_of
 from teeio.host.tdx.records import Records, StreamPhase
+from teeio.host.vmm.mailbox import Mailbox
 from teeio.pcie.capabilities.aer import AerCapability, Uncorrectable
+from teeio.pcie.doe import SECURED_SPDM
 from teeio.pcie.ide_port import IdePort
 from teeio.tdisp.interface import Interface
 from teeio.tdisp.messages import InterfaceState
@@ -75,6 +79,55 @@ def test_a_corrupted_completion_of_a_plain_request_is_just_wrong_data(struck: St
     assert (played.problems, played.state) == ([], State.NOT_CONNECTED)
     assert played.stood is not None
     assert not played.stood.device_errors | played.stood.root_errors
+
+
+def test_a_tlp_that_is_overtaken_fails_the_check_and_one_that_is_only_late_does_not(struck: Struck) -> None:
+    where = "probe", "MWr IDE T=1 downstream"
+    late, overtaken = struck("frame-late", *where), struck("frame-overtaken", *where)
+    assert (late.problems, late.ending) == ([], Ending.WENT_ON)
+    assert (overtaken.problems, overtaken.state) == ([], State.STREAM_FAILED)
+    assert late.stood is not None
+    assert overtaken.stood is not None
+    assert (late.stood.device_errors, overtaken.stood.device_errors) == (set(), {Uncorrectable.IDE_CHECK_FAILED})
+
+
+def test_a_completion_that_comes_when_nobody_waits_is_unexpected(struck: Struck) -> None:
+    played = struck("frame-late", "probe", "CplD IDE T=1 upstream")
+    assert (played.problems, played.state) == ([], State.RUNNING)
+    assert played.stood is not None
+    assert played.stood.root_errors == {Uncorrectable.COMPLETION_TIMEOUT, Uncorrectable.UNEXPECTED_COMPLETION}
+
+
+# -- data objects that come when nobody waits for them
+
+
+def test_an_answer_that_comes_twice_is_no_answer_to_the_next_request(struck: Struck) -> None:
+    played = struck("answer-twice", "connect", "GET_MEASUREMENTS")
+    assert (played.problems, played.state) == ([], State.SESSION_LEFT)
+    assert "KEY_EXCHANGE" in played.refusal
+
+
+def test_a_request_that_comes_late_is_carried_out_by_the_device_alone(struck: Struck) -> None:
+    where = "disconnect", "END_SESSION"
+    lost, late = struck("request-lost", *where), struck("request-late", *where)
+    assert (lost.problems, late.problems) == ([], [])
+    assert (lost.state, late.state) == (State.SESSION_LEFT, State.NOT_CONNECTED)
+
+
+def test_a_request_that_the_next_connection_overtakes_does_it_no_harm(
+    struck: Struck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carry, carried = Scene.carry, list[bytes]()
+
+    def noted(scene: Scene, mailbox: Mailbox, data_object: bytes, now: float) -> bytes:
+        carried.append(data_object)
+        return carry(scene, mailbox, data_object, now)
+
+    monkeypatch.setattr(Scene, "carry", noted)
+    played = struck("request-overtaken", "keep", "HEARTBEAT")
+    assert (played.problems, played.state) == ([], State.SESSION_FORGOTTEN)
+    after = [two for one, two in pairwise(carried) if one == GET_VERSION]
+    assert [(one[0] | one[1] << 8, one[2]) == SECURED_SPDM for one in after] == [False, True]
 
 
 # -- a wrong ending is noticed: one check removed from device, port, TSM

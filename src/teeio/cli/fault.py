@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing import Pool
@@ -75,8 +76,27 @@ def _played(console: Console, faults: Sequence[Fault], at: str, quick: bool, job
     strikes = list(selected(faults, passed) if quick else campaign(faults, passed))
     if not strikes:
         raise Misuse(f"{faults[0].name} cannot strike in the step {at!r}", remedy="leave out --at")
-    with Progress(console=console, transient=True) as progress:
-        return list(progress.track(_play_all(strikes, jobs), len(strikes), description="playing"))
+    return list(_with_progress(_play_all(strikes, jobs), len(strikes)))
+
+
+def _with_progress(played: Iterator[Played], total: int) -> Iterator[Played]:
+    """Show how far it is, on stderr: a bar on a terminal, else a line now and then."""
+    errors = Console(stderr=True, highlight=False)
+    if errors.is_terminal:
+        with Progress(console=errors, transient=True) as progress:
+            yield from progress.track(played, total, description="playing")
+        return
+    told, bad = time.monotonic(), 0
+    for number, one in enumerate(played, start=1):
+        bad += not one.as_it_must_be
+        if number % LINE_EACH == 0 or time.monotonic() - told >= LINE_AFTER:
+            told = time.monotonic()
+            errors.print(f"{number} of {total} played, {bad} not as they must be", soft_wrap=True)
+        yield one
+
+
+LINE_EACH, LINE_AFTER = 500, 30.0
+"""Where there is no terminal: strikes after which a line says how far it is, and seconds."""
 
 
 def _play_all(strikes: Sequence[tuple[Fault, Strike]], jobs: int) -> Iterator[Played]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from teeio.faults.expected import Row, Signs
-from teeio.faults.link_rows import ASKED_BY_DEVICE, ASKED_BY_HOST, checked
+from teeio.faults.link_rows import ASKED_BY_DEVICE, ASKED_BY_HOST, PLAIN, checked
 from teeio.faults.outcomes import (
     ALL,
     BETWEEN,
@@ -49,13 +49,22 @@ WAITING = ((ASKED_BY_HOST, NO_ERRORS, TIMEOUT), (ASKED_BY_DEVICE, TIMEOUT, NO_ER
 
 
 def events(
-    rows: tuple[Row, ...], *, device: Errors = NO_ERRORS, root_port: Errors = NO_ERRORS, in_flight: Errors = NO_ERRORS
+    rows: tuple[Row, ...],
+    *,
+    device: Errors = NO_ERRORS,
+    root_port: Errors = NO_ERRORS,
+    in_flight: Errors = NO_ERRORS,
+    plain: tuple[Row, ...] | None = None,
 ) -> tuple[Row, ...]:
     """Add to rows the error bits that may follow; `in_flight` are those at the device of a TLP that was on the link.
 
-    TLPs that are struck by events are those of the stream: there are some in RUN.
+    TLPs of the stream are there in RUN. `plain` are what else may follow at a plain TLP, which is part of a data object
+    or an access to a register; None where none is struck.
     """
-    made = [replace(row, seams=BETWEEN, device=Signs(may=device), root_port=Signs(may=root_port)) for row in rows]
+    made = [replace(row, seams=BETWEEN) for row in rows]
+    if plain is not None:
+        made += [replace(row, seams=(Seam.FRAME,), of=PLAIN) for row in (*plain, *rows)]
+    made = [replace(row, device=Signs(may=device), root_port=Signs(may=root_port)) for row in made]
     for row in (
         replace(row, stages=(RUN,), seams=(Seam.FRAME,))
         for row in rows
@@ -93,6 +102,7 @@ RESET = events(
     ),
     device=UNSUPPORTED,
     in_flight=MISROUTED,
+    plain=(up((STREAM,), NOTHING, SESSION_ENDED, steps=("connect",)),),
 )
 """Everything of the device is gone, its VFs too: who asks for them gets Unsupported Request (PCIe Base 11.4.8)."""
 
@@ -111,6 +121,7 @@ REMOVAL = events(
         down((RUN,), ON_ERROR_LEFT, ON_SESSION_LEFT),
     ),
     root_port=TIMEOUT,
+    plain=(up((STREAM,), STREAM_FAILED, SESSION_LEFT, steps=("connect",)),),
 )
 """Nobody answers; what the device does not hear it does not do."""
 
@@ -124,7 +135,8 @@ LINK_DOWN = events(
         up((RUN,), SESSION_FORGOTTEN, STREAM_FAILED, STREAM_BLOCKED, steps=("refresh",)),
         up((RUN,), STREAM_FAILED),
         down(ALL, ON),
-    )
+    ),
+    plain=(up((STREAM,), NOTHING, STREAM_FAILED, steps=("connect",)),),
 )
 """Both ends turn Insecure (PCIe Base 6.33.8); the session lives."""
 
@@ -140,8 +152,17 @@ FLR_OF_PF = events(
         down((SESSION, STREAM, RUN), ON, ON_SESSION_LEFT),
     ),
     in_flight=MISROUTED,
+    plain=(
+        up((STREAM,), NOTHING, STREAM_FAILED, steps=("connect",)),
+        up((STREAM, LOCKED), STREAM_FAILED, SESSION_FORGOTTEN),
+        up((RUN,), STREAM_FAILED, SESSION_FORGOTTEN, steps=("accept", "keep")),
+        down((RUN,), ON, ON_SESSION_LEFT, ON_ERROR_LEFT),
+    ),
 )
-"""The registers of the stream are the PF's; TDIs of its VFs that were locked go to ERROR (PCIe Base 11.4.9)."""
+"""The registers of the stream are the PF's; TDIs of its VFs that were locked go to ERROR (PCIe Base 11.4.9).
+
+A data object in the mailbox is lost.
+"""
 
 FLR_OF_VF = events(
     (
@@ -152,6 +173,7 @@ FLR_OF_VF = events(
         down(ALL, ON),
     ),
     device=UNSUPPORTED,
+    plain=(),
 )
 """The TDI goes to ERROR, its stream stays Secure; requests with T=1 get Unsupported Request (PCIe Base 11.4.9)."""
 

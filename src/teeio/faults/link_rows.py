@@ -9,6 +9,7 @@ from teeio.faults.outcomes import (
     CONNECTED,
     GIVEN_BACK,
     LOCKED,
+    MISROUTED,
     NONE,
     NOTHING,
     OFF,
@@ -97,6 +98,59 @@ FRAME_LOST = (
     down((RUN,), ON, ON_ERROR_LEFT, device=Signs(may=CHECKED), root_port=Signs(may=CHECKED | TIMEOUT)),
 )
 """A gap in the counter of a sub-stream shows with its next TLP; a request without completion times out."""
+
+GIVEN_UP = (
+    *by_mailbox(Signs(TIMEOUT, UNEXPECTED)),
+    up((RUN,), RUNNING, of=ASKED_BY_HOST, root_port=Signs(TIMEOUT | UNEXPECTED)),
+    up((RUN,), TDI_FAILED, of=("MRd IDE upstream",), device=Signs(TIMEOUT | UNEXPECTED, UNSUPPORTED)),
+    down((RUN,), ON, of=("MRd IDE downstream",), device=Signs(MISROUTED), root_port=Signs(TIMEOUT)),
+    down((RUN,), ON, of=("CplD IDE upstream",), root_port=Signs(TIMEOUT | MISROUTED)),
+)
+"""Who asked has given up, and the completion is unexpected; what was under way when the stream was taken down is misrouted."""
+
+FRAME_LATE = (
+    *GIVEN_UP,
+    up((RUN,), TDI_FAILED, ON, of=("CplD IDE downstream",), device=Signs(may=TIMEOUT | UNEXPECTED | UNSUPPORTED)),
+    up(
+        (RUN,),
+        STREAM_FAILED,
+        of=("MWr T=0 upstream",),
+        steps=("work",),
+        device=Signs(may=TIMEOUT),
+        root_port=Signs(CHECKED),
+    ),
+    up((RUN,), ON, RUNNING, of=("MWr IDE",)),
+    down((RUN,), ON, of=("MWr IDE",)),
+)
+"""No check fails, as the order is kept; but the interrupt of a job comes with the next one, under keys that are gone by then."""
+
+FRAME_OVERTAKEN = (
+    up(
+        (RUN,),
+        ON,
+        ON_ERROR_LEFT,
+        SESSION_FORGOTTEN,
+        of=("CfgWr0 plain",),
+        steps=("keep",),
+        root_port=Signs(TIMEOUT, UNEXPECTED),
+    ),
+    *GIVEN_UP,
+    up(
+        (RUN,),
+        TDI_FAILED,
+        STREAM_FAILED,
+        of=("CplD IDE downstream",),
+        device=Signs(TIMEOUT, CHECKED | UNEXPECTED | UNSUPPORTED),
+    ),
+    up((RUN,), ON, of=("MWr T=0 upstream",), steps=("work on",), root_port=Signs(CHECKED, TIMEOUT)),
+    up((RUN,), STREAM_FAILED, of=("MWr IDE downstream",), device=Signs(CHECKED), root_port=Signs(may=TIMEOUT)),
+    up((RUN,), STREAM_FAILED, of=("MWr IDE upstream",), device=Signs(may=TIMEOUT), root_port=Signs(CHECKED)),
+    down((RUN,), ON, of=("MWr IDE downstream",), device=Signs(CHECKED), root_port=Signs(may=TIMEOUT)),
+)
+"""The check fails where the next one is of the same sub-stream: each has a counter of its own (PCIe Base 6.33.5).
+
+A write to the mailbox that comes amid the next data object spoils that one, in the step where it is.
+"""
 
 FRAME_TWICE = (*by_mailbox(Signs(UNEXPECTED)), *checked())
 

@@ -52,6 +52,14 @@ OUT_OF_STEP = (
 )
 """The TSM gives up an exchange that is out of step, and the session that it was in; the device does not know."""
 
+ANSWERED_TWICE = (
+    up((NONE,), NOTHING, SESSION_LEFT, of=("GET_MEASUREMENTS",)),
+    up((SESSION,), SESSION_LEFT, SESSION_FORGOTTEN, of=("K_SET_GO",)),
+    up((RUN,), ON_SESSION_LEFT, steps=("keep",), of=("GET_DEVICE_INTERFACE_STATE",)),
+    *OUT_OF_STEP,
+)
+"""The step goes on; what comes next is out of step, be it the next step's."""
+
 REFUSED_BY_THE_DEVICE = (
     up((NONE, SESSION), NOTHING),
     up(BUILT, SESSION_OVER, SESSION_ENDED),

@@ -65,7 +65,7 @@ class Held:
 def channel_of(seam: Seam, name: str) -> str:
     """Tell in what order things come: data objects; TLPs of one direction, those of the stream apart from plain ones."""
     if seam is not Seam.FRAME:
-        return seam.value
+        return str(seam.value)
     return f"{'IDE' if ' IDE ' in name else 'plain'} {name.rpartition(' ')[2]}"
 
 
@@ -156,9 +156,11 @@ class Scene:
             held.deliver()
 
     def bring_what_is_held(self) -> None:
-        """Deliver what is still held when nothing more comes that it could come with."""
-        while self.held:
-            self.held.popitem()[1].deliver()
+        """Deliver what is still held when a life is over; only a data object to be overtaken waits for the next one of all."""
+        for channel, held in list(self.held.items()):
+            if held.moment is Moment.BEFORE or channel != Seam.MESSAGE.value:
+                del self.held[channel]
+                held.deliver()
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:

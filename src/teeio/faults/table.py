@@ -73,6 +73,11 @@ def _may_wait(point: Point) -> bool:
     return CALLS[point.call].callee is Actor.VMM and CALLS[point.call].timed
 
 
+def _overtaken(point: Point) -> bool:
+    """Leave out GET_CAPABILITIES: after the next GET_VERSION it is the new connection's, and a second one is refused (DSP0274)."""
+    return point.name != "GET_CAPABILITIES"
+
+
 def _measuring(point: Point) -> bool:
     return point.name == "GET_MEASUREMENTS"
 
@@ -80,6 +85,11 @@ def _measuring(point: Point) -> bool:
 def _on_stream(point: Point) -> bool:
     """Leave out the register traffic of the DOE mailbox, which is configuration requests."""
     return point.seam is not Seam.FRAME or "IDE" in point.name
+
+
+def _on_requests(point: Point) -> bool:
+    """Leave out completions of configuration requests: after a request its completion has come."""
+    return _on_stream(point) or point.name.endswith("downstream")
 
 
 def _with_an_iommu(point: Point) -> bool:
@@ -95,19 +105,20 @@ FAULTS = _by_name(
     _message("answer-lost", "the device's answer does not come back", i.answer_lost, r.OUT_OF_STEP),
     _message("answer-late", "the device's answer comes in place of the next one", i.late, r.OUT_OF_STEP),
     _message(
-        "answer-twice", "the device's answer comes again in place of the next one", i.answered_twice, r.OUT_OF_STEP
+        "answer-twice", "the device's answer comes again in place of the next one", i.answered_twice, r.ANSWERED_TWICE
     ),
     _message(
         "request-late",
-        "a data object reaches the device just before the next one; nobody waits for its answer any more",
+        "a data object reaches the device when nobody waits for its answer any more",
         i.held(Moment.BEFORE),
         r.OUT_OF_STEP,
     ),
     _message(
         "request-overtaken",
-        "a data object reaches the device just after the next one; nobody waits for its answer any more",
+        "a data object reaches the device just after the next one that is sent, in this life or the next",
         i.held(Moment.AFTER),
         r.OUT_OF_STEP,
+        _overtaken,
     ),
     _message("request-twice", "a data object reaches the device twice", i.repeated, r.TWICE_TO_THE_DEVICE),
     _message(
@@ -134,10 +145,13 @@ FAULTS = _by_name(
     _call("wait", "a hypercall says WAIT once", i.waits, r.UNNOTICED, _may_wait),
     _frame("frame-lost", "a TLP does not arrive", i.lost, l.FRAME_LOST),
     _frame(
-        "frame-late", "a TLP arrives just before the next one that goes its way", i.held(Moment.BEFORE), l.FRAME_LOST
+        "frame-late", "a TLP arrives just before the next one that goes its way", i.held(Moment.BEFORE), l.FRAME_LATE
     ),
     _frame(
-        "frame-overtaken", "a TLP arrives just after the next one that goes its way", i.held(Moment.AFTER), l.FRAME_LOST
+        "frame-overtaken",
+        "a TLP arrives just after the next one that goes its way",
+        i.held(Moment.AFTER),
+        l.FRAME_OVERTAKEN,
     ),
     _frame("frame-twice", "a TLP arrives twice", i.repeated, l.FRAME_TWICE),
     _frame(
@@ -146,9 +160,11 @@ FAULTS = _by_name(
         i.last_bit_changed,
         l.FRAME_CHANGED,
     ),
-    _event("reset", "conventional reset of the device", i.reset, e.RESET),
-    _event("removal", "surprise removal: the link goes down and stays down", i.removed, e.REMOVAL),
-    _event("link-down", "the link goes down and comes up again", i.link_down_and_up, e.LINK_DOWN),
+    _event("reset", "conventional reset of the device", i.reset, e.RESET, applies=_on_requests),
+    _event(
+        "removal", "surprise removal: the link goes down and stays down", i.removed, e.REMOVAL, applies=_on_requests
+    ),
+    _event("link-down", "the link goes down and comes up again", i.link_down_and_up, e.LINK_DOWN, applies=_on_requests),
     _event("key-refresh", "the stream gets new keys", i.refresh, e.KEY_REFRESH),
     _event("heartbeat-lapse", "nothing is said in the session for three heartbeat periods", i.lapse, e.SESSION_ENDS),
     _event(
@@ -157,8 +173,8 @@ FAULTS = _by_name(
         i.new_connection,
         e.SESSION_ENDS,
     ),
-    _event("flr-pf", "function level reset of the PF", i.flr_of_pf, e.FLR_OF_PF),
-    _event("flr-vf", "function level reset of the VF", i.flr_of_vf, e.FLR_OF_VF),
+    _event("flr-pf", "function level reset of the PF", i.flr_of_pf, e.FLR_OF_PF, applies=_on_requests),
+    _event("flr-vf", "function level reset of the VF", i.flr_of_vf, e.FLR_OF_VF, applies=_on_requests),
     _event(
         "no-streams",
         "somebody else has all free streams of the root port",

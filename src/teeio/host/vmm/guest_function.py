@@ -56,6 +56,7 @@ class GuestFunction:
         self._header = self._make_header()
         self._msix = function.capabilities.get(MsixCapability.ID)
         self._table = MsixTable(self._msix_field("table_size") + 1 if self._msix is not None else 0)
+        self._table_bar, self._table_offset = self._msix_place()
 
     def _make_header(self) -> Type0Header:
         function = self.function
@@ -103,26 +104,25 @@ class GuestFunction:
 
     def holds_msix(self, bar: HostBar) -> bool:
         """Tell whether the MSI-X table lies in a BAR; its accesses are emulated."""
-        return self._msix is not None and self._msix_place()[0] == bar.number
+        return self._msix is not None and self._table_bar == bar.number
 
     def msix_read(self, offset: int, size: int) -> bytes:
         """Read the BAR of the MSI-X table: the guest's entries; the rest is not shown."""
-        at = offset - self._msix_place()[1]
+        at = offset - self._table_offset
         return self._table.read(max(at, 0), size).to_bytes(size, "little") if at >= 0 else bytes(size)
 
     def msix_write(self, offset: int, data: bytes) -> None:
         """Write the BAR of the MSI-X table: keep the guest's message, give the device the host's with the guest's mask."""
-        place = self._msix_place()[1]
-        at = offset - place
+        at = offset - self._table_offset
         if not 0 <= at < self._table.size:
             return
         self._table.write(at, len(data), int.from_bytes(data, "little"))
-        bar = self.function.bars[self._msix_place()[0]]
+        table = self.function.bars[self._table_bar].address + self._table_offset
         for vector in range(at // ENTRY_SIZE, (at + len(data) - 1) // ENTRY_SIZE + 1):
             if vector < self._table.vectors and at <= ENTRY_SIZE * vector + _VECTOR_CONTROL < at + len(data):
                 # The data of the device's messages is the number of the vector.
                 entry = MESSAGE_ADDRESS | vector << 64 | int(self._table.masked(vector)) << 96
-                self._write_device(bar.address + place + ENTRY_SIZE * vector, entry.to_bytes(ENTRY_SIZE, "little"))
+                self._write_device(table + ENTRY_SIZE * vector, entry.to_bytes(ENTRY_SIZE, "little"))
 
     def _write_device(self, address: int, entry: bytes) -> None:
         for at in range(0, ENTRY_SIZE, 4):
@@ -135,7 +135,7 @@ class GuestFunction:
             self._deliver(self._table.message(interrupt.data).data & 0xFF)
 
     def _msix_place(self) -> tuple[int, int]:
-        """Give BAR number and offset of the MSI-X table."""
+        """Read BAR number and offset of the MSI-X table: once, as a device that has gone says all ones."""
         value = self.function.config.read((self._msix or 0) + MsixCapability.TABLE.offset, 4)
         return MsixCapability.TABLE.get(value, "bir"), 8 * MsixCapability.TABLE.get(value, "offset")
 
