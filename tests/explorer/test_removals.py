@@ -8,7 +8,7 @@ from teeio.explorer.ledger import Ledger
 from teeio.explorer.properties import PROPERTIES, broken
 from teeio.explorer.search import at_root
 
-DEEP = ("lock-binding", "iommu-tracking")
+DEEP = ("lock-binding", "iommu-tracking", "late-answers", "blocked-stream")
 """Removals whose search takes longer than the others'."""
 
 

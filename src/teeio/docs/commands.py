@@ -9,7 +9,7 @@ from teeio.abi.absent import ABSENT
 from teeio.cli.operation_table import ENTRIES
 from teeio.cli.outcome import EXIT_MEANINGS
 from teeio.docs.parts import grid
-from teeio.explorer import ACTIONS, PROPERTIES, REMOVALS, ROOTS
+from teeio.explorer import ACTIONS, OF_STEPS, PROPERTIES, REMOVALS, ROOTS
 from teeio.faults import ACCOUNTS, FAULTS, STEPS, Ending, State
 from teeio.scenarios import ATTACKS
 
@@ -87,15 +87,15 @@ def exploration_page() -> Iterator[str]:
     """Properties, actions and roots of the exploration."""
     yield from ("# Exploration", "", "## What must hold in every state", "")
     yield from (f"- {one.name}" for one in PROPERTIES)
-    yield from ("", "## What can happen", "")
-    yield from grid(("actor", "action", "about"), ((one.actor, one.name, str(one.topic)) for one in ACTIONS))
+    yield from ("", "Of every step:", "", *(f"- {rule}" for rule in OF_STEPS), "", "## What can happen", "")
+    yield from grid(
+        ("actor", "action", "about", "may leave if refused"),
+        ((one.actor, one.name, str(one.topic), one.leaves.value) for one in ACTIONS),
+    )
     yield from ("## Where it begins", "")
     yield from grid(
         ("root", "reached by", "explored", "of", "actions"),
-        (
-            (r.name, ", ".join(r.trail) or "-", str(r.topics), " and ".join(r.tenants), len(r.choices))
-            for r in ROOTS.values()
-        ),
+        ((r.name, r.way or "-", str(r.topics), " and ".join(r.tenants), len(r.choices)) for r in ROOTS.values()),
     )
     yield from ("Without a root named, `teeio explore` leaves out those that lie within reach of others: ",)
     yield from (", ".join(one.name for one in ROOTS.values() if one.near) + ".", "")

@@ -2,7 +2,7 @@
 
 from teeio.explorer.action import Action
 from teeio.explorer.actions import ACTIONS
-from teeio.explorer.properties import PROPERTIES
+from teeio.explorer.properties import OF_STEPS, PROPERTIES
 from teeio.explorer.removals import REMOVALS, Removal
 from teeio.explorer.roots import ROOTS
 from teeio.explorer.search import Found, Report, explore, replayed
@@ -10,6 +10,7 @@ from teeio.explorer.world import World
 
 __all__ = [
     "ACTIONS",
+    "OF_STEPS",
     "PROPERTIES",
     "REMOVALS",
     "ROOTS",

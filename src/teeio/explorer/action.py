@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Flag, auto
+from enum import Enum, Flag, auto
 from typing import NamedTuple
 
 from teeio.errors import TeeioError
@@ -22,17 +22,27 @@ class Topic(Flag):
     DMA = auto()
     MMIO = auto()
     LINK = auto()
+    DEVICE = auto()
+    EXCHANGE = auto()
 
     def __str__(self) -> str:
         """Name the topics."""
         return "all" if self == ~Topic(0) else ", ".join((one.name or "").lower() for one in self)
 
 
+class Leaves(Enum):
+    """What of a refused action may stay."""
+
+    NOTHING = "nothing"
+    SENT = "what was sent to the device, or by it, and what follows from that"
+    STEPS = "of several steps those before the refused one"
+
+
 @dataclass(frozen=True, slots=True)
 class Action:
     """One thing that can happen. `do` raises `TeeioError` where it is refused. `tenant` is whose it is, if anybody's.
 
-    `leaves` says why something may be another though it was refused; without a reason nothing may.
+    `leaves` says what may be another though it was refused.
     """
 
     name: str
@@ -40,7 +50,7 @@ class Action:
     topic: Topic
     do: Callable[[World], object]
     tenant: str = ""
-    leaves: str = ""
+    leaves: Leaves = Leaves.NOTHING
 
     def happen(self, world: World) -> str:
         """Let it happen; give why it was refused, or an empty text."""
@@ -49,6 +59,10 @@ class Action:
         except TeeioError as error:
             return str(error).splitlines()[0]
         return ""
+
+    def must_leave_nothing(self, sent: bool) -> bool:
+        """Tell whether, refused, it must have left everything as it was; `sent` says whether anything was sent."""
+        return self.leaves is Leaves.NOTHING or (self.leaves is Leaves.SENT and not sent)
 
 
 class Own(NamedTuple):
@@ -59,7 +73,7 @@ class Own(NamedTuple):
     topic: Topic
     do: Callable[[World, Tenant], object]
     of: str = "AB"
-    leaves: str = ""
+    leaves: Leaves = Leaves.NOTHING
 
 
 class Common(NamedTuple):
@@ -69,4 +83,4 @@ class Common(NamedTuple):
     name: str
     topic: Topic
     do: Callable[[World], object]
-    leaves: str = ""
+    leaves: Leaves = Leaves.NOTHING

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 from teeio.errors import Misuse
 from teeio.explorer.action import Action, Common, Own, Topic
+from teeio.explorer.device_actions import DEVICE_ACTIONS, DEVICE_COMMON
+from teeio.explorer.exchange_actions import EXCHANGE_ACTIONS, EXCHANGE_COMMON
 from teeio.explorer.link_actions import LINK_ACTIONS, LINK_COMMON
 from teeio.explorer.table_actions import TABLE_ACTIONS
 from teeio.explorer.tvm_actions import TVM_ACTIONS
@@ -18,14 +20,23 @@ from teeio.explorer.world import NAMES
 
 __all__ = ["ACTIONS", "Action", "Topic", "choices", "named"]
 
-_OWN: tuple[Own, ...] = (*TVM_ACTIONS, *VMM_ACTIONS, *TABLE_ACTIONS, *LINK_ACTIONS)
-_COMMON: tuple[Common, ...] = (*VMM_COMMON, *LINK_COMMON)
+_OWN: tuple[Own, ...] = (
+    *TVM_ACTIONS,
+    *VMM_ACTIONS,
+    *TABLE_ACTIONS,
+    *LINK_ACTIONS,
+    *DEVICE_ACTIONS,
+    *EXCHANGE_ACTIONS,
+)
+_COMMON: tuple[Common, ...] = (*VMM_COMMON, *LINK_COMMON, *DEVICE_COMMON, *EXCHANGE_COMMON)
 
 
 def _of(own: Own, index: int) -> Action:
     name = NAMES[index]
     actor = f"{own.actor} {name}" if own.actor == "TVM" else own.actor
-    return Action(f"{name}: {own.name}", actor, own.topic, lambda world: own.do(world, world.tenants[index]), name, own.leaves)
+    return Action(
+        f"{name}: {own.name}", actor, own.topic, lambda world: own.do(world, world.tenants[index]), name, own.leaves
+    )
 
 
 def _all() -> Iterator[Action]:

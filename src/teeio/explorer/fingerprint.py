@@ -38,6 +38,7 @@ def _state(world: World) -> Hashable:
         _iommu(world),
         _counters(world),
         world.tap.state(),
+        world.courier.state(),
         tuple(world.held),
         tuple(sorted(world.witness.accepted)),
         tuple(sorted((page, entry.function_id) for page, entry in world.platform.module.records.mmio._pages.items())),
@@ -60,11 +61,12 @@ def _devifs(world: World) -> list[Devif]:
 
 
 def _tenant(world: World, tenant: Tenant, locks: _Ranks) -> Hashable:
-    records, device = world.platform.module.records, world.platform.device
-    tdi = device.tdi(tenant.vf.address)
+    records, tdi = world.platform.module.records, tenant.tdi
+    tvm = records.tvms.get(tenant.tdr)
     interface = tdi.interface
     devif = records.devifs.get(tenant.function_id)
-    binding = world.pci_tsm.connections[world.pf.address].bindings.get(tenant.vf.address)
+    connection = world.pci_tsm.connections.get(world.pf.address)
+    binding = connection and connection.bindings.get(tenant.vf.address)
     return (
         interface.state.name,
         interface._nonce is not None,
@@ -82,14 +84,17 @@ def _tenant(world: World, tenant: Tenant, locks: _Ranks) -> Hashable:
         tuple(sorted(tenant.guest.machine.shared)),
         None if devif is None else _devif(devif, locks),
         None if binding is None else (binding.tdr, len(binding.mapped.pages), binding.teardown is not None),
-        _sept(records.tvm(tenant.tdr).sept, world),
+        None if tvm is None else (tvm.phase.name, _sept(tvm.sept, world)),
+        tenant.guest.machine.teardown is not None,
+        tenant.vf.claimed_as is not None,
+        tenant.vf.address in world.platform.device.present(),
         _wrote(world, tenant),
     )
 
 
 def _wrote(world: World, tenant: Tenant) -> bool:
     """Tell whether the device holds what the TVM wrote."""
-    model: Any = world.platform.device.tdi(tenant.vf.address).function.model
+    model: Any = tenant.tdi.function.model
     return tenant.mark[:8] in bytes(model.memory)
 
 
@@ -125,6 +130,7 @@ def _sept(sept: SecureEpt, world: World) -> Hashable:
 def _link(world: World) -> Hashable:
     platform = world.platform
     port = platform.root_complex.fabric.ports[0]
+    connection = world.pci_tsm.connections.get(world.pf.address)
     sessions = [session.phase is SessionPhase.ESTABLISHED for session in platform.device.responder.sessions.values()]
     streams = [
         (
@@ -138,14 +144,23 @@ def _link(world: World) -> Hashable:
     ]
     agents = [context.agent.session is not None for context in platform.module.records.contexts.values()]
     ends = [(end.ide.is_secure(STREAM_ID), end.ide.keyed(STREAM_ID)) for end in (port, platform.device.port)]
-    enabled = [block.field("enable") for block in platform.device.streams.streams]
+    registers = [
+        block.block.read(register.offset, register.size)
+        for block in platform.device.streams.streams
+        for register in block.registers()
+    ]
+    (pf,) = platform.device.pfs
+    placed = tuple(sorted((bar, at.start) for bar, at in pf.placed().items()))
     # How an SPDM connection stands decides what the next message of the session gets.
     return (
         tuple(sessions),
         tuple(streams),
         tuple(agents),
         tuple(ends),
-        tuple(enabled),
+        tuple(registers),
+        placed,
+        platform.link.up,
+        connection and connection.teardown is not None,
         platform.device.dsm.ide_km.owner is None,
     )
 

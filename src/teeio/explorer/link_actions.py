@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from teeio.abi.operands import GPA_SHARED_BIT
-from teeio.explorer.action import Common, Own, Topic
+from teeio.explorer.action import Common, Leaves, Own, Topic
 from teeio.explorer.tap import Deed
 from teeio.explorer.world import Tenant, World
 from teeio.pcie.doe import DoeBinding
@@ -25,7 +25,7 @@ STRANGER = 0x7F00
 
 def _write_page(world: World, own: Tenant) -> None:
     """Let the VF write where the secret lies: the TVM's mark if that goes with T=1, else what everybody may see."""
-    trusted = world.tdi(own).sending(RequesterTlp.MEMORY) is Sending.TRUSTED
+    trusted = own.tdi.sending(RequesterTlp.MEMORY) is Sending.TRUSTED
     world.platform.device.bus_of(own.vf.address).write(own.secret, own.mark if trusted else own.public)
 
 
@@ -88,9 +88,9 @@ def _befalls(deed: Deed) -> Callable[[World], None]:
 
 LINK_ACTIONS: tuple[Own, ...] = (
     Own("device", "write to the page", Topic.LIFE | Topic.MEMORY | Topic.DMA | Topic.LINK, _write_page),
-    Own("device", "read the page", Topic.MEMORY | Topic.DMA, _read_page, of="A"),
+    Own("device", "read the page", Topic.MEMORY | Topic.DMA, _read_page, "A", Leaves.SENT),
     Own("device", "write by the shared address", Topic.MEMORY, _write_shared, of="A"),
-    Own("device", "read by the shared address", Topic.MEMORY, _read_shared, of="A"),
+    Own("device", "read by the shared address", Topic.MEMORY, _read_shared, "A", Leaves.SENT),
     Own("device", "write with T=1 in a stranger's name", Topic.LINK, _write_as_stranger, of="A"),
     Own("link", "forge a write with T=1 on no stream", Topic.LINK, _forged_stream, of="A"),
     Own("link", "write without IDE in the VF's name", Topic.LINK, _plain_write, of="A"),

@@ -23,7 +23,7 @@ from teeio.host.tdx.dma_mmio_calls import DmaMmioCalls
 from teeio.host.tdx.guest_calls import GuestCalls
 from teeio.host.tdx.interface import Devif, Request
 from teeio.host.tdx.peer_guest_calls import PeerGuestCalls
-from teeio.host.tdx.records import IdeStream
+from teeio.host.tdx.records import IdeStream, Records
 from teeio.host.tdx.trusted_tables import DmarMove, TrustedTables, _next
 from teeio.host.trusted_remapping import TrustedRemapping
 from teeio.pcie.ide_key import MAC_SIZE
@@ -31,6 +31,7 @@ from teeio.pcie.ide_port import IdePort, Received
 from teeio.pcie.ide_tlp import PREFIX_SIZE, T_FLAG
 from teeio.pcie.tlp import Tlp
 from teeio.scenarios.scenario import Mutant, Removed, nothing, without
+from teeio.spdm.responder import Responder
 from teeio.tdisp.tlp_rules import Sending
 
 # -- the TSM ------------------------------------------------------------------------------------------------------------
@@ -60,6 +61,19 @@ IOMMU_TRACKING = without(
     secure_ept.SecureEpt,
     "_is_tracked",
     lambda self, leaf: self.epoch > leaf.blocked_in,
+)
+LATE_ANSWERS = without(
+    "the TSM's look, when an answer has come, at whether the lock that it is about still holds",
+    interface_calls,
+    "_expect_unchanged",
+    nothing,
+)
+BLOCKED_STREAM = without("the TSM's look at whether a stream is blocked", IdeStream, "check_not_blocked", nothing)
+SESSION_END = without(
+    "the TSM's rule that streams end with their session",
+    Records,
+    "session_ended",
+    lambda _, context, cause: context.agent.forget_session(cause),
 )
 MMIO_REPORT = without("the comparison of MMIO with the report", GuestCalls, "_check_mapping", nothing)
 
@@ -152,6 +166,11 @@ DMA_OWNER = Mutant(
 )
 PRIVATE_PAGES = without("the IOMMU's look at who owns a page", Iommu, "_translate_page", _not_looked_at)
 
+# -- the device ----------------------------------------------------------------------------------------------------------
+
+HEARTBEAT = without("the device's rule that a silent session ends", Responder, "expire", nothing)
+SENDING = without("the device's rules on what a TDI may send", Tdi, "sending", lambda *_: Sending.TRUSTED)
+
 # -- the link ------------------------------------------------------------------------------------------------------------
 
 _receive = IdePort._receive
@@ -185,4 +204,3 @@ TRUSTED_STREAM = Mutant(
 )
 REQUESTER_IDS = without("the port's look at the Requester IDs of a stream", IdePort, "_admits", lambda *_: True)
 INSECURE = without("the rule that an Insecure stream carries nothing", IdePort, "transmit_unit", _sent_anyway)
-SENDING = without("the device's rules on what a TDI may send", Tdi, "sending", lambda *_: Sending.TRUSTED)

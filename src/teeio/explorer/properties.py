@@ -15,6 +15,7 @@ from teeio.explorer.witness import RULES
 from teeio.explorer.world import World
 from teeio.host.dmar_tables import address
 from teeio.host.secure_ept import TRANSLATES, SeptState
+from teeio.host.tdx.records import StreamPhase
 from teeio.tdisp.messages import InterfaceState
 
 
@@ -40,8 +41,8 @@ def _vmm_reads(world: World) -> str | None:
 def _other_reads(world: World) -> str | None:
     """Look through the eyes of each TVM at all that it has mapped, for the other's secret."""
     memory = world.platform.memory
-    for tenant in world.tenants:
-        sept = world.platform.module.records.tvm(tenant.tdr).sept
+    for tenant in world.living:
+        sept = world.sept(tenant)
         for _, leaf in sept.leaves():
             if leaf.state not in TRANSLATES or leaf.state is SeptState.MMIO_MAPPED:  # that is another property's
                 continue
@@ -67,8 +68,8 @@ def _device_gives(world: World) -> str | None:
 def _altered(world: World) -> str | None:
     """Look whether each TVM's page holds what was written there, and its device's memory nothing else either."""
     memory = world.platform.memory
-    for tenant in world.tenants:
-        sept = world.platform.module.records.tvm(tenant.tdr).sept
+    for tenant in world.living:
+        sept = world.sept(tenant)
         leaf = sept.translate(tenant.secret)
         try:
             page = tenant.mark if leaf is None else memory.view(sept.owner).read(leaf.hpa, len(tenant.mark))
@@ -76,8 +77,10 @@ def _altered(world: World) -> str | None:
             page = tenant.mark  # the TVM is told that the page is poisoned, and takes nothing of it for its own
         if page != tenant.mark:
             return f"the page of TVM {tenant.name} holds {page[:32]!r}, which nobody wrote"
-        model: Any = world.platform.device.tdi(tenant.vf.address).function.model
-        if bytes(model.memory).strip(b"\0") not in (b"", tenant.mark[:8]):
+    for tenant in world.tenants:
+        model: Any = tenant.tdi.function.model
+        held = model.memory
+        if held != bytes(len(held)) and held.strip(b"\0") != tenant.mark[:8]:
             return f"the device of TVM {tenant.name} holds what its TVM did not write"
     return None
 
@@ -85,7 +88,7 @@ def _altered(world: World) -> str | None:
 def _private_mmio(world: World) -> str | None:
     """Look where private MMIO leads: to an interface of the same TVM, and once accepted where the TVM has been told."""
     records = world.platform.module.records
-    for tenant in world.tenants:
+    for tenant in world.living:
         for gpa, leaf in world.sept(tenant).leaves():
             if leaf.state not in (SeptState.MMIO_PENDING, SeptState.MMIO_MAPPED):
                 continue
@@ -117,7 +120,7 @@ def _in_the_clear(world: World) -> str | None:
 def _start_on_other_evidence(world: World) -> str | None:
     for tenant in world.tenants:
         devif = world.platform.module.records.devifs.get(tenant.function_id)
-        state = world.platform.device.tdi(tenant.vf.address).state
+        state = tenant.tdi.state
         if devif is None or state is not InterfaceState.RUN or devif.state is not InterfaceState.RUN:
             continue
         if devif.tvm.tdr != tenant.tdr:
@@ -127,6 +130,38 @@ def _start_on_other_evidence(world: World) -> str | None:
             return f"{says}, the evidence is of lock {tenant.attested}"
         if lock != tenant.allowed:
             return f"{says}, for which its TVM has not allowed the start"
+    return None
+
+
+def _without_lock(world: World) -> str | None:
+    """Look at what the TSM takes for locked: an answer that came too late must not have brought it back."""
+    for devif in world.platform.module.records.devifs.values():
+        if devif.state.locked and not devif.bind_session_id:
+            return f"interface {devif.function_id:#06x} is {devif.state.name} in the TSM's eyes, under no lock"
+        if devif.state.locked and devif.stream.phase is StreamPhase.BLOCKED:
+            return f"interface {devif.function_id:#06x} is {devif.state.name} in the TSM's eyes on a blocked stream"
+    return None
+
+
+def _outlived_session(world: World) -> str | None:
+    """Look for what should have ended with its session, at the TSM and in the device (PCIe Base 11.4.5)."""
+    for stream in world.platform.module.records.streams():
+        if stream.phase is StreamPhase.READY and stream.spdm.agent.session is None:
+            return f"IDE stream {stream.stream_id} is in use in the TSM's eyes, its session is over"
+    sessions = world.platform.device.responder.sessions
+    for tenant in world.tenants:
+        interface = tenant.tdi.interface
+        if interface.state.locked and interface.session not in sessions:
+            return f"the VF of TVM {tenant.name} is {interface.state.name}, the session that locked it is over"
+    return None
+
+
+def _silent_session(world: World) -> str | None:
+    device = world.platform.device
+    for session in device.responder.sessions.values():
+        silent = device.now - session.last_seen
+        if session.heartbeat_period and silent > 2 * session.heartbeat_period:
+            return f"session {session.session_id:#x} goes on at the device after {silent:.0f} s of silence"
     return None
 
 
@@ -156,6 +191,9 @@ PROPERTIES: tuple[Property, ...] = (
     Property("a TVM's private MMIO is its own interface's, as it was reported", _private_mmio),
     Property("a trusted entry that counts leads to the interface's TVM", _trusted_entries),
     Property("no start on evidence of another lock, none that the TVM has not allowed", _start_on_other_evidence),
+    Property("no interface counts as locked without a lock, or on a blocked stream", _without_lock),
+    Property("no stream and no lock outlives its session", _outlived_session),
+    Property("no session goes on in silence for two heartbeat periods", _silent_session),
     Property("no late TLP of one TVM counts as another's", lambda world: world.tap.late()),
     Property("no key and IV twice", _repeated_iv),
 )

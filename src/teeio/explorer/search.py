@@ -222,10 +222,11 @@ def _expand(world: World, walk: _Walk, place: _Place, choices: Sequence[int]) ->
 def _step(world: World, walk: _Walk, place: _Place, index: int) -> int:
     problem: tuple[str, str] | None
     action, refusal, left, trail = ACTIONS[index], "", place.left - 1, (*place.trail, index)
+    sent = world.sent
     try:
         refusal = action.happen(world)
         problem, state = broken(world), fingerprint(world)
-        if problem is None and refusal and state != place.state and not action.leaves:
+        if problem is None and refusal and state != place.state and action.must_leave_nothing(world.sent != sent):
             problem = UNTOUCHED, f"{action.name} was refused ({refusal}), and the state is another"
     except Exception as error:
         problem, state = (NO_CRASH, f"{type(error).__name__}: {error}"), b""

@@ -46,6 +46,8 @@ class Tap:
         self._next: Deed | None = None
         self._held: Held | None = None
         self._last: tuple[bytes, Way] | None = None
+        self.passed = 0
+        """IDE TLPs that were sent so far."""
         self._link.tamper = self._pass
 
     def _pass(self, frame: bytes, way: Way) -> bytes | None:
@@ -54,6 +56,7 @@ class Tap:
         if self._link.mode.ide_fields(frame) is None:
             return frame
         self._last = frame, way
+        self.passed += 1
         deed, self._next = self._next, None
         if deed is Deed.HOLD:
             self._held = self._kept(frame, way)

@@ -9,7 +9,7 @@ from teeio.abi import hypercalls as v
 from teeio.abi import tdcalls as g
 from teeio.abi.operands import GPA_SHARED_BIT, PAGE_SIZE, DevifOperation
 from teeio.errors import Misuse
-from teeio.explorer.action import Own, Topic
+from teeio.explorer.action import Leaves, Own, Topic
 from teeio.explorer.witness import OWN_INTERFACE
 from teeio.explorer.world import Tenant, World
 from teeio.guest.accept import tee_ranges
@@ -25,8 +25,9 @@ def _bind(world: World, own: Tenant) -> None:
 def _attest(world: World, own: Tenant) -> None:
     """Take the lock's id, then what belongs to it; the evidence counts for that lock alone."""
     tvm, function_id = own.guest.tvm, own.function_id
-    own.attested, own.ranges = 0, ()
     info = read_interface(tvm, function_id)
+    if info.bind_session_id != own.attested:
+        own.attested, own.ranges = 0, ()
     call = v.TdcmGetTdiReport(function_id=function_id)
     carried, answer = exchange(
         tvm,
@@ -160,10 +161,10 @@ _ON_OTHERS = (
 
 
 TVM_ACTIONS: tuple[Own, ...] = (
-    Own("TVM", "ask to bind and lock", Topic.LIFE, _bind),
-    Own("TVM", "read the report and the lock's id", Topic.LIFE | Topic.MMIO, _attest),
+    Own("TVM", "ask to bind and lock", Topic.LIFE, _bind, leaves=Leaves.STEPS),
+    Own("TVM", "read the report and the lock's id", Topic.LIFE | Topic.MMIO, _attest, leaves=Leaves.STEPS),
     Own("TVM", "validate the device's key", Topic.LIFE, _validate, of="A"),
-    Own("TVM", "validate, accept MMIO", Topic.LIFE | Topic.MMIO, _accept),
+    Own("TVM", "validate, accept MMIO", Topic.LIFE | Topic.MMIO, _accept, leaves=Leaves.STEPS),
     Own("TVM", "accept DMA", Topic.LIFE | Topic.DMA, _accept_dma),
     Own("TVM", "allow the start", Topic.LIFE, _allow_start),
     Own("TVM", "write to the device", Topic.LIFE | Topic.MMIO | Topic.LINK, _write_registers),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from teeio.abi import memory_seamcalls as m
 from teeio.abi.operands import PAGE_SIZE, DevifOperation, Invalidation, LockParameters, PageLevel
 from teeio.errors import Misuse
-from teeio.explorer.action import Common, Own, Topic
+from teeio.explorer.action import Common, Leaves, Own, Topic
 from teeio.explorer.world import Tenant, World
 from teeio.pcie.capabilities.sriov import VF_BARS_AT, SriovCapability
 from teeio.tdisp.messages import LockFlags
@@ -15,12 +15,16 @@ from teeio.tdisp.messages import LockFlags
 K4 = PageLevel.PAGE_4K
 
 
-def _drive(operation: DevifOperation) -> Callable[[World, Tenant], None]:
-    def drive(world: World, own: Tenant) -> None:
-        lock = LockParameters(int(LockFlags.NO_FW_UPDATE), 0) if operation is DevifOperation.LOCK else None
-        world.pci_tsm.guest_req(own.vf, operation, world.now(), lock)
+def lock_parameters(operation: DevifOperation) -> LockParameters | None:
+    """Give what goes with an operation on an interface: LOCK has parameters, nothing else has."""
+    return LockParameters(int(LockFlags.NO_FW_UPDATE), 0) if operation is DevifOperation.LOCK else None
 
-    return drive
+
+def _drive(name: str, operation: DevifOperation, topic: Topic = Topic.LIFE) -> Own:
+    def drive(world: World, own: Tenant) -> None:
+        world.pci_tsm.guest_req(own.vf, operation, world.now(), lock_parameters(operation))
+
+    return Own("VMM", f"drive {name}", topic, drive, leaves=Leaves.SENT)
 
 
 def _unbind(world: World, own: Tenant) -> None:
@@ -123,11 +127,11 @@ def _reuse_shared(world: World, own: Tenant) -> None:
 
 
 VMM_ACTIONS: tuple[Own, ...] = (
-    Own("VMM", "drive START", Topic.LIFE | Topic.DMA, _drive(DevifOperation.START)),
-    Own("VMM", "drive STOP", Topic.LIFE, _drive(DevifOperation.STOP)),
-    Own("VMM", "drive LOCK", Topic.LIFE, _drive(DevifOperation.LOCK)),
-    Own("VMM", "drive GET STATE", Topic.LIFE, _drive(DevifOperation.STATE)),
-    Own("VMM", "unbind", Topic.LIFE, _unbind),
+    _drive("START", DevifOperation.START, Topic.LIFE | Topic.DMA),
+    _drive("STOP", DevifOperation.STOP),
+    _drive("LOCK", DevifOperation.LOCK),
+    _drive("GET STATE", DevifOperation.STATE),
+    Own("VMM", "unbind", Topic.LIFE, _unbind, leaves=Leaves.STEPS),
     Own("VMM", "bind to the other TVM", Topic.LIFE, _give_to_other),
     Own("VMM", "reset the function", Topic.LIFE, _function_reset),
     Own("VMM", "block the page", Topic.MEMORY, _block_page),
@@ -144,6 +148,6 @@ VMM_ACTIONS: tuple[Own, ...] = (
 
 VMM_COMMON: tuple[Common, ...] = (
     Common("VMM", "move the BARs", Topic.LIFE, _move_bars),
-    Common("VMM", "refresh the IDE keys", Topic.LIFE | Topic.LINK, _refresh_keys),
+    Common("VMM", "refresh the IDE keys", Topic.LIFE | Topic.LINK, _refresh_keys, Leaves.SENT),
 )
 """What it can do besides."""

@@ -14,7 +14,8 @@ from teeio.abi.operands import PAGE_SIZE, DmarLevel, Invalidation
 from teeio.accelerator_interface import MEMORY_OFFSET, REGISTER_BAR
 from teeio.device.configuration import Configuration
 from teeio.device.tdi import Tdi
-from teeio.errors import Reject
+from teeio.errors import Misuse, Reject
+from teeio.explorer.courier import Courier
 from teeio.explorer.ledger import Ledger
 from teeio.explorer.tap import Tap
 from teeio.explorer.witness import Witness
@@ -23,19 +24,25 @@ from teeio.guest.tvm import MemoryRegion
 from teeio.host.dmar_tables import DmarEntry
 from teeio.host.iommu import Iommu
 from teeio.host.secure_ept import SecureEpt
+from teeio.host.tdx.records import TvmPhase
 from teeio.host.vmm.bus import PciFunction
+from teeio.host.vmm.mailbox import Mailbox
+from teeio.host.vmm.pci_tsm import Connection
 from teeio.host.vmm.vfio import UnitKind
 from teeio.observe import Observer, ignore
 from teeio.platform import Guest, Platform
+from teeio.spdm.state import RESPONDER_CAPABILITIES, Settings
 
 TVM_PAGES = 4
 MEMORY_SIZE = 1 << 20
 NAMES = ("A", "B")
+HEARTBEAT = 10
+"""Heartbeat period of the session, seconds."""
 
 
 @dataclass(slots=True)
 class Tenant:
-    """A TVM with its VF, and what the TVM knows.
+    """A TVM with its VF, the TDI that it is at the device, and what the TVM knows.
 
     `attested` is the lock whose evidence it has seen, `allowed` the one for which it has allowed the start; `mmio` says where
     the private MMIO that it has accepted leads, by guest address; `shared` is what it shares; `secret` is where its secret lies.
@@ -44,6 +51,7 @@ class Tenant:
     name: str
     guest: Guest
     vf: PciFunction
+    tdi: Tdi
     interface: AssignedInterface
     secret: int
     attested: int = 0
@@ -103,22 +111,33 @@ class World:
     tenants: tuple[Tenant, ...]
     tap: Tap
     witness: Witness
+    courier: Courier
     ledger: Ledger | None = field(default_factory=lambda: Ledger.current)
     held: list[int] = field(default_factory=list)
 
     @classmethod
     def begin(cls, observer: Observer = ignore) -> World:
         """Build it; every world is the same byte for byte."""
+        settings = Settings(capabilities=RESPONDER_CAPABILITIES, heartbeat_period=HEARTBEAT)
         platform = Platform.assemble(
-            seed=1, configuration=Configuration(vfs=len(NAMES)), memory_size=MEMORY_SIZE, observer=observer
+            seed=1,
+            configuration=Configuration(vfs=len(NAMES), settings=settings),
+            memory_size=MEMORY_SIZE,
+            observer=observer,
         )
         (pf,) = platform.vmm.bus.enumerate()
         platform.vmm.bus.enable_vfs(pf, len(NAMES))
-        connection = platform.vmm.pci_tsm.connect(pf, platform.now())
-        respond = platform.device.responder.respond
-        connection.mailbox.courier = lambda data_object, now: respond(data_object, now) or b""
+        courier = Courier(platform)
+
+        def mailbox(dsm: PciFunction, told: Observer) -> Mailbox:
+            made = Mailbox(dsm, told)
+            made.courier = courier
+            return made
+
+        platform.vmm.pci_tsm.mailboxes = mailbox
+        platform.vmm.pci_tsm.connect(pf, platform.now())
         tenants = tuple(_tenant(platform, name, vf) for name, vf in zip(NAMES, pf.vfs, strict=True))
-        return cls(platform, pf, tenants, Tap(platform), Witness(platform))
+        return cls(platform, pf, tenants, Tap(platform), Witness(platform), courier)
 
     @property
     def pci_tsm(self) -> Any:
@@ -131,9 +150,28 @@ class World:
         return self.platform.module
 
     @property
+    def connection(self) -> Connection:
+        """The VMM's connection to the device. Raises `Misuse` if there is none."""
+        found = self.platform.vmm.pci_tsm.connections.get(self.pf.address)
+        if found is None:
+            raise Misuse("the device is not connected", remedy="connect it first")
+        return found
+
+    @property
     def iommu_id(self) -> int:
         """The IOMMU of the device."""
-        return next(iter(self.platform.vmm.pci_tsm.connections.values())).iommu_id
+        return self.platform.vmm.bus.host.iommu_of(self.pf.root_port)
+
+    @property
+    def living(self) -> tuple[Tenant, ...]:
+        """The tenants whose TVM has not ended."""
+        tvms = self.platform.module.records.tvms
+        return tuple(one for one in self.tenants if one.tdr in tvms and tvms[one.tdr].phase is TvmPhase.RUNNING)
+
+    @property
+    def sent(self) -> int:
+        """How much was sent so far: data objects to the device, IDE TLPs either way."""
+        return self.courier.carried + self.tap.passed
 
     @property
     def iommu(self) -> Iommu:
@@ -145,12 +183,10 @@ class World:
         return next(one for one in self.tenants if one is not tenant)
 
     def sept(self, tenant: Tenant) -> SecureEpt:
-        """Give a TVM's secure EPT."""
-        return self.platform.module.records.tvm(tenant.tdr).sept
-
-    def tdi(self, tenant: Tenant) -> Tdi:
-        """Give a tenant's TDI as the device has it."""
-        return self.platform.device.tdi(tenant.vf.address)
+        """Give a TVM's secure EPT. Raises `Misuse` if the TVM has ended."""
+        if tenant not in self.living:
+            raise Misuse(f"TVM {tenant.name} has ended")
+        return self.platform.module.records.tvms[tenant.tdr].sept
 
     def trusted_entries(self) -> tuple[tuple[DmarLevel, int, DmarEntry], ...]:
         """Give the trusted entries in use; none if somebody wrote into a table, as nothing can be read there then."""
@@ -173,7 +209,9 @@ class World:
 def _tenant(platform: Platform, name: str, vf: PciFunction) -> Tenant:
     unit = platform.vmm.vfio.unit(UnitKind.VF, vf.address)
     guest = platform.launch(name, unit, memory_size=TVM_PAGES * PAGE_SIZE)
-    tenant = Tenant(name, guest, vf, guest.interface(), guest.tvm.allocate(PAGE_SIZE).gpa)
+    tenant = Tenant(
+        name, guest, vf, platform.device.tdi(vf.address), guest.interface(), guest.tvm.allocate(PAGE_SIZE).gpa
+    )
     tenant.interface.function.enable(platform.now())
     guest.tvm.processor.store(tenant.secret, tenant.mark)
     return tenant

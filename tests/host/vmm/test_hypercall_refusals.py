@@ -16,7 +16,7 @@ from teeio.abi import device_seamcalls as d
 from teeio.abi import hypercalls as v
 from teeio.abi import memory_seamcalls as m
 from teeio.abi import tdcalls as g
-from teeio.abi.operands import DevifOperation, SpdmOperation
+from teeio.abi.operands import DevifOperation, Invalidation, SpdmOperation
 from teeio.abi.statuses import HypercallError
 from teeio.errors import ErrorResponse, TransportError
 from teeio.host.tdx.tpa import Agent
@@ -69,9 +69,11 @@ def busy(guest: Guest) -> AbstractContextManager[Any]:
 
 
 def half_unmapped(guest: Guest) -> AbstractContextManager[Any]:
-    """The VMM has begun to take the trusted entry away by other ways."""
-    call = m.TdhDmarBlock(iommu_id=0, function_id=guest.function_id)
-    guest.host.module.tdh_dmar_block(call).require("TDH.DMAR.BLOCK")
+    """The VMM has taken the trusted entry away by other ways."""
+    module, entry = guest.host.module, {"iommu_id": 0, "function_id": guest.function_id}
+    module.tdh_dmar_block(m.TdhDmarBlock(**entry)).require("TDH.DMAR.BLOCK")
+    guest.host.vmm.pci_tsm.mappings._dma.invalidate(0, Invalidation.PASID, guest.function_id)
+    module.tdh_dmar_remove(m.TdhDmarRemove(**entry)).require("TDH.DMAR.REMOVE")
     return nullcontext()
 
 

@@ -82,6 +82,14 @@ def test_an_invalidation_whose_answer_was_lost_is_not_asked_for_twice(monkeypatc
     assert not scene.entries()
 
 
+@pytest.mark.parametrize("number", range(4))
+def test_what_was_blocked_though_the_answer_was_lost_is_as_wanted(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(monkeypatch)
+    scene.refuse("tdh_dmar_block", number, after=True)
+    Teardown(scene.mappings.remove_dma(scene.mapped)).run()
+    assert not scene.entries()
+
+
 def test_who_comes_while_the_root_entry_goes_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last interface of a bus leaves and is broken off; the next one is refused, and bound when that is done."""
     scene = Scene(monkeypatch)

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from teeio.abi import VmmToTsm
 from teeio.abi import memory_seamcalls as m
-from teeio.abi.operands import DmarLevel, Invalidation
+from teeio.abi.operands import DmarLevel, DmarState, Invalidation
 from teeio.abi.statuses import Status
 from teeio.errors import Incompatible
 from teeio.host.dmar_tables import TABLES, offered, qwords
@@ -90,7 +90,9 @@ class TrustedDma:
         def block() -> None:
             if last():
                 call = m.TdhDmarBlock(iommu_id=iommu_id, function_id=function_id, level=level)
-                self._tsm.tdh_dmar_block(call).require("TDH.DMAR.BLOCK")
+                blocked = self._tsm.tdh_dmar_block(call)
+                if blocked.status.is_error and not self._is_blocked(iommu_id, level, function_id):
+                    blocked.require("TDH.DMAR.BLOCK")
 
         def invalidate() -> None:
             if last():
@@ -107,6 +109,12 @@ class TrustedDma:
                 self._users[slot] -= 1
 
         return [block, invalidate, remove]
+
+    def _is_blocked(self, iommu_id: int, level: DmarLevel, function_id: int) -> bool:
+        """Tell whether an entry is blocked already, by the VMM itself or before it was broken off."""
+        call = m.TdhDmarRead(iommu_id=iommu_id, function_id=function_id, level=level)
+        found = self._tsm.tdh_dmar_read(call)
+        return found.values is not None and found.values.state is DmarState.BLOCKED
 
     def invalidate(self, iommu_id: int, scope: Invalidation, target: int) -> None:
         """Throw away what is cached, and wait until that is done. Raises `CallRefused`."""
