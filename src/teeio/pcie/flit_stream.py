@@ -15,7 +15,7 @@ from teeio.pcie.flit_encoding import encode_head
 from teeio.pcie.flit_headers import OhcC
 from teeio.pcie.flit_types import Trailer
 from teeio.pcie.ide import Stream
-from teeio.pcie.ide_frame import NO_UNITS, PR, Shape, check_sub_stream, cutting
+from teeio.pcie.ide_frame import NO_UNITS, Shape, check_sub_stream, cutting
 from teeio.pcie.ide_key import IdeCheckFailed
 from teeio.pcie.ide_tlp import ESCORTED_FLAG, K_FLAG, M_FLAG, P_FLAG, SUB_STREAM_SHIFT, T_FLAG, message_code
 from teeio.pcie.tlp import Tlp
@@ -75,7 +75,6 @@ class FlitStream(Stream):
             raise IdeCheckFailed(NO_UNITS, "PCIe Base 6.33.6")
         return FlitShape(
             sub_stream=sub_stream,
-            posted=sub_stream == PR,
             key_set=int(flags & K_FLAG > 0),
             t_bit=flags & T_FLAG > 0,
             last=last,

@@ -63,8 +63,12 @@ class Direction(IntEnum):
 Known: TypeAlias = tuple[Splitter, Inbound, int, bool, bool, bool, Shape]
 """What a frame's beginning says: splitter, receiver of the sub-stream, key set, whether Posted, whether simple, T bit; then the shape.
 
-All but the receiver are members of the shape. They are what every TLP needs, and unpacking them takes half the time of looking them up.
+It is what every TLP needs, and unpacking it takes half the time of looking it up in the shape.
 """
+
+Opened: TypeAlias = tuple[tuple[Tlp, bool], ...]
+"""TLPs whose MAC is good, each with its T bit."""
+
 _OWED = -1
 """Of a sub-stream: its next TLP needs an IDE Escort, which has not gone yet."""
 
@@ -300,7 +304,7 @@ class Stream:
             raise IdeCheckFailed("M is clear on a unit of one TLP", "PCIe Base 6.33.6")
         return found[0]
 
-    def receive(self, frame: bytes) -> tuple[tuple[Tlp, bool], ...]:
+    def receive(self, frame: bytes) -> Opened:
         """Take the next frame of the stream; give the TLPs that its MAC confirms, none while their unit is open.
 
         Raises as `open` does.
@@ -337,7 +341,8 @@ class Stream:
         """Work out the shape of a frame, and remember it for those that begin alike."""
         shape = self._shape_of(frame)
         inbound = self._inbound[shape.sub_stream]
-        known = shape.split, inbound, shape.key_set, shape.posted, shape.simple, shape.t_bit, shape
+        posted = shape.sub_stream == PR
+        known = shape.split, inbound, shape.key_set, posted, shape.simple, shape.t_bit, shape
         if shape.header == PREFIX_SIZE:
             if len(self._known) >= MAX_SHAPES:
                 self._known.clear()
@@ -348,7 +353,7 @@ class Stream:
         """Work out the shape of a frame. Raises `IdeCheckFailed`."""
         return shape_of(frame, self.settings)
 
-    def _gathered(self, inbound: Inbound, part: Part, mac: bytes) -> tuple[tuple[Tlp, bool], ...]:
+    def _gathered(self, inbound: Inbound, part: Part, mac: bytes) -> Opened:
         """Take a TLP that is not simple, or of a unit of several; give all of the unit when its MAC has come and is good."""
         unit = inbound.gather(part)
         if not unit:

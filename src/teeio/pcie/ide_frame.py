@@ -71,7 +71,6 @@ class Shape:
     """
 
     sub_stream: int
-    posted: bool
     key_set: int
     t_bit: bool
     last: bool
@@ -105,7 +104,6 @@ def shape_of(frame: bytes, settings: StreamSettings) -> Shape:
         raise IdeCheckFailed("P is set without M, or although PCRC is off", "PCIe Base 6.33.5")
     return Shape(
         sub_stream=sub_stream,
-        posted=sub_stream == PR,
         key_set=int(flags & K_FLAG != 0),
         t_bit=flags & T_FLAG != 0,
         last=last,

@@ -15,7 +15,7 @@ from teeio.errors import DecodeError
 from teeio.observe import Observer, Refused, ignore
 from teeio.pcie.capabilities.aer import AerCapability, Uncorrectable
 from teeio.pcie.capabilities.ide import IdeCapability
-from teeio.pcie.ide import MAX_UNIT_PAYLOAD
+from teeio.pcie.ide import MAX_UNIT_PAYLOAD, Opened
 from teeio.pcie.ide_association import BoundStream
 from teeio.pcie.ide_key import IdeCheckFailed, PcrcCheckFailed, StaleKey
 from teeio.pcie.ide_keyed import KeyedStreams
@@ -310,7 +310,7 @@ class IdePort(KeyedStreams):
             if not self._consumed(tlp, protected=True):
                 yield Received(tlp, t_bit, bound.id, self._admits(bound, tlp, t_bit))
 
-    def _open(self, bound: BoundStream, frame: bytes) -> tuple[tuple[Tlp, bool], ...]:
+    def _open(self, bound: BoundStream, frame: bytes) -> Opened:
         if not bound.stream.secure:
             self._observer(Refused(self.name, f"IDE TLP of stream {bound.id}", _INSECURE))
             return ()
