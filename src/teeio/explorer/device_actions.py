@@ -5,6 +5,7 @@ from __future__ import annotations
 from teeio.abi import device_seamcalls as d
 from teeio.explorer.action import Common, Leaves, Own, Topic
 from teeio.explorer.world import HEARTBEAT, Tenant, World
+from teeio.host.vmm.resumable import session_end
 from teeio.pcie.seams import ResetKind
 
 
@@ -16,11 +17,8 @@ def _block_stream(world: World) -> None:
 
 def _end_session(world: World) -> None:
     """End the session alone: stream and interfaces are as they are."""
-    spdm_id = world.connection.spdm_id
-    world.connection.mailbox.pump(
-        lambda response, at: world.tsm.tdh_spdm_disconnect(d.TdhSpdmDisconnect(spdm_id=spdm_id, response=response), at),
-        world.now(),
-    ).require("TDH.SPDM.DISCONNECT")
+    found = world.connection
+    found.mailbox.pump(session_end(world.tsm, found.spdm_id), world.now()).require("TDH.SPDM.DISCONNECT")
 
 
 def _disconnect(world: World) -> None:

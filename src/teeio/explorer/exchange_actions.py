@@ -3,39 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from teeio.abi import device_seamcalls as d
 from teeio.abi.operands import DevifOperation, KmOperation
 from teeio.explorer.action import Common, Leaves, Own, Topic
 from teeio.explorer.courier import Mishap, Waiting
 from teeio.explorer.vmm_actions import lock_parameters
 from teeio.explorer.world import Tenant, World
+from teeio.host.vmm.resumable import interface_exchange, stream_keys
 
 
 def _ask(operation: DevifOperation) -> Own:
     def ask(world: World, own: Tenant) -> None:
-        request = d.TdhDevifRequest(function_id=own.function_id, operation=operation, lock=lock_parameters(operation))
-
-        def step(response: bytes | None, at: float) -> Any:
-            if response is None:
-                return world.tsm.tdh_devif_request(request, at)
-            return world.tsm.tdh_devif_response(d.TdhDevifResponse(function_id=own.function_id, response=response), at)
-
-        world.courier.ask(step)
+        world.courier.ask(interface_exchange(world.tsm, own.function_id, operation, lock_parameters(operation)))
 
     return Own("VMM", f"ask for {operation.name}, and let it wait", Topic.EXCHANGE, ask, of="A")
 
 
 def _ask_for_keys(world: World) -> None:
     found = world.connection
-    spdm_id, stream_id = found.spdm_id, found.stream.stream_id
-    world.courier.ask(
-        lambda response, at: world.tsm.tdh_ide_stream_km(
-            d.TdhIdeStreamKm(spdm_id=spdm_id, stream_id=stream_id, operation=KmOperation.REFRESH, response=response),
-            at,
-        )
-    )
+    world.courier.ask(stream_keys(world.tsm, found.spdm_id, found.stream.stream_id, KmOperation.REFRESH))
 
 
 def _befalls(mishap: Mishap) -> Common:

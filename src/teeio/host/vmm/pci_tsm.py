@@ -29,9 +29,10 @@ from teeio.abi.statuses import Status
 from teeio.errors import Busy, Incompatible, Misuse, TeeioError
 from teeio.host.memory import VmmMemory
 from teeio.host.vmm.bus import PciBus, PciFunction, is_dsm
-from teeio.host.vmm.mailbox import Mailbox, Step, Waiting
+from teeio.host.vmm.mailbox import Mailbox, Waiting
 from teeio.host.vmm.page_lender import PageLender
 from teeio.host.vmm.peers import PeerToPeer
+from teeio.host.vmm.resumable import interface_exchange, session_end, stream_keys
 from teeio.host.vmm.stream_registers import DeviceStream
 from teeio.host.vmm.teardown import Teardown
 from teeio.host.vmm.trusted_mappings import MappedInterface, TrustedMappings
@@ -208,12 +209,7 @@ class PciTsm:
         self._take_back(self._tsm.tdh_spdm_delete(d.TdhSpdmDelete(spdm_id=spdm_id)), "TDH.SPDM.DELETE")
 
     def _end_session(self, mailbox: Mailbox, spdm_id: int, now: float) -> None:
-        ended = mailbox.pump(
-            lambda response, at: self._tsm.tdh_spdm_disconnect(
-                d.TdhSpdmDisconnect(spdm_id=spdm_id, response=response), at
-            ),
-            now,
-        )
+        ended = mailbox.pump(session_end(self._tsm, spdm_id), now)
         if ended.status is not Status.SPDM_SESSION_NOT_PRESENT:  # a session that is over already is as wanted
             ended.require("TDH.SPDM.DISCONNECT")
 
@@ -261,10 +257,7 @@ class PciTsm:
         return self._bus.windows[dsm.bridge]
 
     def _km(self, mailbox: Mailbox, spdm_id: int, stream_id: int, operation: KmOperation, now: float) -> Result[None]:
-        step: Step[None] = lambda response, at: self._tsm.tdh_ide_stream_km(  # noqa: E731
-            d.TdhIdeStreamKm(spdm_id=spdm_id, stream_id=stream_id, operation=operation, response=response), at
-        )
-        return mailbox.pump(step, now)
+        return mailbox.pump(stream_keys(self._tsm, spdm_id, stream_id, operation), now)
 
     def _delete_stream(self, spdm_id: int, stream: DeviceStream) -> None:
         stream_id = stream.stream_id
@@ -390,12 +383,5 @@ class PciTsm:
     ) -> d.DevifCompleted:
         """Drive one exchange with a bound interface. Raises `CallRefused`."""
         binding = self.binding(function)
-        function_id = binding.function_id
-        request = d.TdhDevifRequest(function_id=function_id, operation=operation, lock=lock)
-
-        def step(response: bytes | None, at: float) -> Result[d.DevifCompleted]:
-            if response is None:
-                return self._tsm.tdh_devif_request(request, at)
-            return self._tsm.tdh_devif_response(d.TdhDevifResponse(function_id=function_id, response=response), at)
-
+        step = interface_exchange(self._tsm, binding.function_id, operation, lock)
         return binding.connection.mailbox.pump(step, now).require(f"TDH.DEVIF.REQUEST {operation.name}")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from teeio.abi import Result
-from teeio.abi import device_seamcalls as d
 from teeio.device.configuration import Configuration
 from teeio.guest.accept import Phase
 from teeio.host.tdx.records import Records, SpdmContext
 from teeio.host.tdx.tpa import TPA_SETTINGS
+from teeio.host.vmm.resumable import session_end
 from teeio.pcie.capabilities.ide import SELECTIVE_STATUS
 from teeio.platform import Platform
 from teeio.scenarios.journal import Journal
@@ -80,11 +79,8 @@ def _lapsed_heartbeat(platform: Platform, journal: Journal) -> Outcome:
         lost.append(data_object)
         return b""
 
-    def disconnect(response: bytes | None, at: float) -> Result[None]:
-        return stage.tsm.tdh_spdm_disconnect(d.TdhSpdmDisconnect(spdm_id=connection.spdm_id, response=response), at)
-
     with stage.attack("VMM", "let the TSM end the session, and lose everything from now on"), stage.carried_by(losing):
-        ended = connection.mailbox.pump(disconnect, stage.now())
+        ended = connection.mailbox.pump(session_end(stage.tsm, connection.spdm_id), stage.now())
         what = "its END_SESSION" if len(lost) == 1 else f"{len(lost)} messages"
         outcome.see(f"the TSM ends the session: {ended.status.name}; {what} never arrives", len(lost) == 1)
         interface_state = stage.running.check(stage.now())

@@ -20,6 +20,7 @@ from teeio.host.tdx.queried_registers import SelectiveBlock
 from teeio.host.vmm.bus import PciFunction
 from teeio.host.vmm.pci_tsm import Binding
 from teeio.host.vmm.peers import Peering
+from teeio.host.vmm.resumable import stream_keys
 from teeio.host.vmm.vfio import UnitKind
 from teeio.pcie.address import AddressRange
 from teeio.pcie.ide_tlp import message_code
@@ -180,12 +181,8 @@ def _give_up(stage: PeerStage) -> None:
         pages=tsm.tdh_ide_stream_delete(delete).require("DELETE").pages,
     )
     tsm.tdh_ide_stream_create(create).require("CREATE")
-
-    def key(response: bytes | None, at: float) -> object:
-        call = d.TdhIdeStreamKm(spdm_id=spdm_id, stream_id=stream_id, operation=KmOperation.SETUP, response=response)
-        return tsm.tdh_ide_stream_km(call, at)
-
-    connection.mailbox.pump(key, stage.now()).require("KM")  # type: ignore[arg-type]
+    keys = stream_keys(tsm, spdm_id, stream_id, KmOperation.SETUP)
+    connection.mailbox.pump(keys, stage.now()).require("KM")
 
 
 def _bind_to(stage: PeerStage, tenant: Tenant, peering: Peering) -> str:
